@@ -1,0 +1,189 @@
+"""Status and bytes to pools, or to the error that says what came instead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Never
+
+import msgspec
+
+from .errors import (
+    BadRequestError,
+    DecodeError,
+    ForbiddenError,
+    InvalidSymbolError,
+    IPBannedError,
+    RateLimitError,
+    ServerError,
+    StatusError,
+)
+from .models import InsurancePool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from ._headers import Report
+
+_EXCERPT = 200
+_INVALID_SYMBOL = -1121
+_BANNED = 418
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+# One decoder for both shapes: an object for one symbol, a list without.
+_decode = msgspec.json.Decoder(
+    InsurancePool | Annotated[list[InsurancePool], msgspec.Meta(min_length=1)]
+).decode
+
+
+class _Refusal(msgspec.Struct):
+    code: int
+    msg: str = ""
+
+
+class _RateLimit(msgspec.Struct, rename="camel"):
+    rate_limit_type: str
+    interval: str
+    interval_num: int
+    limit: int
+
+
+class _ExchangeInfo(msgspec.Struct, rename="camel"):
+    rate_limits: list[_RateLimit]
+
+
+_decode_refusal = msgspec.json.Decoder(_Refusal).decode
+_decode_exchange_info = msgspec.json.Decoder(_ExchangeInfo).decode
+_SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3_600, "DAY": 86_400}
+
+
+def decode_pool(body: bytes, symbol: str) -> InsurancePool:
+    """Decode the answer for one symbol: the pool that names it.
+
+    Raises:
+        DecodeError: the body is not a pool, or the pool does not name the symbol.
+    """
+    answer = _decode_body(body, symbol)
+    for pool in (answer,) if isinstance(answer, InsurancePool) else answer:
+        if symbol in pool.symbols:
+            return pool
+    _fail(body, symbol, f"no pool in the answer names {symbol}")
+
+
+def decode_pools(body: bytes) -> tuple[InsurancePool, ...]:
+    """Decode the answer without symbol: every pool.
+
+    Raises:
+        DecodeError: the body is not a list of pools.
+    """
+    answer = _decode_body(body, None)
+    if isinstance(answer, InsurancePool):
+        _fail(body, None, "Expected a list of pools, got one pool - at `$`")
+    return tuple(answer)
+
+
+def decode_weight_limit(body: bytes, interval: int) -> int:
+    """Decode `exchangeInfo`: the request weight granted in windows of `interval` seconds.
+
+    Raises:
+        DecodeError: the body is something else, or has no such limit.
+    """
+    try:
+        info = _decode_exchange_info(body)
+    except _UNREADABLE as error:
+        _fail(body, None, _reason(error), error)
+    for rate in info.rate_limits:
+        length = rate.interval_num * _SECONDS.get(rate.interval, 0)
+        if rate.rate_limit_type == "REQUEST_WEIGHT" and length == interval:
+            return rate.limit
+    _fail(body, None, f"no REQUEST_WEIGHT limit for {interval} s - at `$.rateLimits`")
+
+
+def status_error(
+    report: Report, body: bytes, symbol: str | None, banned_until: datetime | None
+) -> StatusError:
+    """Build the error for an answer whose status is not 200."""
+    status, refusal = report.status, read_refusal(body)
+    code = None if refusal is None else refusal[0]
+    message = excerpt(body) if refusal is None else refusal[1]
+    kind: type[StatusError] = _KINDS.get(status, ServerError if status >= 500 else StatusError)  # noqa: PLR2004
+    if kind is BadRequestError and code == _INVALID_SYMBOL:
+        kind = InvalidSymbolError
+    said = message if code is None else f"{message} (code {code})"
+    meaning = "redirects are not followed; " if 300 <= status < 400 else _MEANINGS.get(status, "")  # noqa: PLR2004
+    text = f"{meaning}HTTP {status}{': ' * bool(said)}{said}"
+    if status == _BANNED and banned_until is not None:
+        return IPBannedError(
+            f"the exchange bans this IP until {banned_until:%Y-%m-%d %H:%M:%S} UTC; {text}",
+            symbol=symbol,
+            code=code,
+            message=message,
+            retry_after=report.retry_after,
+            banned_until=banned_until,
+        )
+    return kind(
+        text,
+        symbol=symbol,
+        status=status,
+        code=code,
+        message=message,
+        retry_after=report.retry_after,
+    )
+
+
+def read_refusal(body: bytes) -> tuple[int, str] | None:
+    """Read the exchange's `{"code", "msg"}`; None if the body is something else."""
+    try:
+        refusal = _decode_refusal(body)
+    except _UNREADABLE:
+        return None
+    return refusal.code, refusal.msg
+
+
+def excerpt(body: bytes) -> str:
+    """Return the start of a body as one readable line."""
+    text = " ".join(body[: 4 * _EXCERPT].decode("utf-8", "replace").split())
+    return text if len(text) <= _EXCERPT else f"{text[: _EXCERPT - 1]}…"
+
+
+_KINDS: Mapping[int, type[StatusError]] = {
+    400: BadRequestError,
+    403: ForbiddenError,
+    408: ServerError,
+    429: RateLimitError,
+    451: ForbiddenError,
+}
+_MEANINGS: Mapping[int, str] = {
+    403: "the exchange's firewall refused this IP; do not ask again before you know why; ",
+    429: "the weight limit of this IP was passed; ",
+    451: "the exchange does not serve this place; ",
+}
+
+
+def _decode_body(body: bytes, symbol: str | None) -> InsurancePool | list[InsurancePool]:
+    try:
+        return _decode(body)
+    except _UNREADABLE as error:
+        refusal = read_refusal(body)
+        if refusal is not None:
+            _fail(body, symbol, f"the exchange said {refusal[1]!r} (code {refusal[0]})", error)
+        _fail(body, symbol, _reason(error), error)
+
+
+def _reason(error: Exception) -> str:
+    reason = str(error)
+    if isinstance(error, msgspec.ValidationError) and " - at `" not in reason:
+        reason += " - at `$`"  # msgspec leaves the root's own path out
+    return reason
+
+
+def _fail(body: bytes, symbol: str | None, reason: str, cause: Exception | None = None) -> Never:
+    start, end = body.strip()[:1], body.strip()[-1:]
+    text = excerpt(body)
+    raise DecodeError(
+        f"HTTP 200, but not the documented answer: {reason}; it begins {text[:60]!r}",
+        symbol=symbol,
+        reason=reason,
+        body=text,
+        # By its brackets, since a parser may stumble over the cut before it meets the end.
+        truncated=not start or (start in b"{[" and end not in b"}]"),
+    ) from cause

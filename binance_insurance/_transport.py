@@ -1,0 +1,180 @@
+"""One attempt, one answer: the only place where bytes go out and foreign errors come in.
+
+What aiohttp, the operating system and TLS raise is translated here, once, to the most specific
+error of ours, with the original chained. Whether an error proves that nothing was sent decides
+whether its weight comes back, so in doubt it is not a `ConnectError`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import aiohttp
+from msgspec import Struct
+from yarl import URL
+
+from .errors import ConnectError, RequestTimeoutError, TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, ClientResponse
+
+MAX_BODY = 8 * 1024 * 1024
+_CONNECT_TIMEOUT = 5.0
+_SHORTEST = 0.001
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+
+
+class Answer(Struct, frozen=True):
+    """A complete answer: status, headers and the whole decompressed body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport:
+    """Sends GET requests on an aiohttp session, its own or a shared one.
+
+    Args:
+        base_url: scheme and host of the exchange; a path in it is kept.
+        session: a session to use and not to close; None makes one at the first request.
+        attempt_timeout: seconds for a whole attempt, connecting included.
+        max_connections: connections of its own session.
+
+    Raises:
+        ValueError: base_url is not an http(s) URL.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        session: aiohttp.ClientSession | None,
+        *,
+        attempt_timeout: float,
+        max_connections: int,
+    ) -> None:
+        url = URL(base_url)
+        if url.scheme not in {"http", "https"} or not url.host:
+            raise ValueError(f"base_url must be an http or https URL, not {base_url!r}")
+        self._api = url.with_query(None).with_fragment(None) / "fapi/v1"
+        self._url = lru_cache(maxsize=4096)(self._build_url)
+        self._session = session
+        self._owns_session = session is None
+        self._max_connections = max_connections
+        self._attempt_timeout = attempt_timeout
+        self._timeout = _client_timeout(attempt_timeout)
+        # A request's middlewares replace its session's, so those of a shared session go along.
+        shared: tuple[ClientMiddlewareType, ...] = getattr(session, "_middlewares", ())
+        self._middlewares = (*shared, _send_once)
+
+    async def get(self, endpoint: str, symbol: str | None, timeout: float | None) -> Answer:
+        """Ask once and read the whole answer, within `timeout` seconds and the attempt's timeout.
+
+        Args:
+            endpoint: the last part of the path, such as `insuranceBalance`.
+            symbol: the query parameter, or None.
+            timeout: seconds, beside the attempt's own; None if there is no other bound.
+
+        Raises:
+            ConnectError: nothing was sent.
+            RequestTimeoutError: no complete answer in time.
+            TransportError: the connection broke, or the answer was cut off or over 8 MiB.
+        """
+        session = self._session
+        if session is None:
+            session = self._session = self._open_session()
+        limit = self._timeout
+        if timeout is not None and timeout < self._attempt_timeout:
+            limit = _client_timeout(max(timeout, _SHORTEST))  # to aiohttp, 0 means no timeout
+        try:
+            async with session.request(
+                "GET",
+                self._url(endpoint, symbol),
+                headers=_HEADERS,
+                timeout=limit,
+                allow_redirects=False,
+                raise_for_status=False,
+                middlewares=self._middlewares,
+            ) as response:
+                return Answer(response.status, response.headers, await _read(response, symbol))
+        except TransportError:
+            raise
+        except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
+            raise _translate(error, symbol, limit.total) from error
+
+    async def aclose(self) -> None:
+        """Close the session if it is our own."""
+        session, self._session = self._session, None
+        if session is not None and self._owns_session:
+            await session.close()
+
+    def _build_url(self, endpoint: str, symbol: str | None) -> URL:
+        url = self._api / endpoint
+        return url if symbol is None else url.with_query(symbol=symbol)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._max_connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+
+class _InterruptedError(aiohttp.ClientError):
+    """The connection broke after the request went out."""
+
+
+async def _send_once(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
+    """Keep aiohttp from sending a request again by itself, at a weight that nobody counts.
+
+    It does so when a kept-alive connection breaks before the answer. The exchange may have
+    counted the request by then, so sending again is the retry policy's to decide.
+    """
+    try:
+        return await send(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _InterruptedError(str(error) or "the exchange closed the connection") from error
+
+
+def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, connect=min(seconds, _CONNECT_TIMEOUT))
+
+
+async def _read(response: ClientResponse, symbol: str | None) -> bytes:
+    """Read the body in pieces, so that one too large is dropped before it fills the memory."""
+    content = response.content
+    body = await content.readany()
+    while not content.at_eof():
+        body += await content.readany()
+        if len(body) > MAX_BODY:
+            break
+    if len(body) > MAX_BODY:
+        response.close()
+        raise TransportError(
+            f"the answer is larger than {MAX_BODY >> 20} MiB", symbol=symbol
+        )
+    return body
+
+
+def _translate(error: Exception, symbol: str | None, seconds: float | None) -> TransportError:
+    why = _one_line(error)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return ConnectError(f"no connection in time: {why}", symbol=symbol)
+    if isinstance(error, aiohttp.ClientSSLError):
+        return ConnectError(f"no trusted TLS connection: {why}", symbol=symbol)
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.InvalidURL)):
+        return ConnectError(f"cannot connect: {why}", symbol=symbol)
+    if isinstance(error, TimeoutError):
+        return RequestTimeoutError(f"no complete answer within {seconds:g} s", symbol=symbol)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return TransportError(f"the answer was cut off: {why}", symbol=symbol)
+    return TransportError(f"the connection broke: {why}", symbol=symbol)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,171 @@
+"""The exchange's answer as immutable, exact values.
+
+A pool's balance belongs to the pool. It stands behind all of its symbols at once, so it is never
+divided by their number and never added up once per symbol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator  # noqa: TC003 - msgspec reads annotations at run time
+from datetime import UTC, datetime
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, Inexact
+from functools import cached_property
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+__all__ = ["AssetBalance", "InsurancePool", "InsuranceSnapshot", "RequestWeight", "normalise_symbol"]
+
+_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact])
+_MAX_MAGNITUDE = 100  # 10^±100: beyond any money, and it bounds what an exact sum can cost
+_MAX_SYMBOL_LENGTH = 64
+_MAX_TIME = 253_402_300_799_999  # the last millisecond that a datetime can hold
+
+
+def normalise_symbol(symbol: str) -> str:
+    """Return the symbol stripped and in upper case, as the exchange spells it.
+
+    Raises:
+        TypeError: it is not a string.
+        ValueError: it is empty, longer than 64 characters, or has whitespace or control
+            characters inside. Non-ASCII symbols are ordinary.
+    """
+    if not isinstance(symbol, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a symbol is a str, not {type(symbol).__name__}")
+    name = symbol.strip().upper()
+    if not name:
+        raise ValueError("a symbol must not be empty")
+    if len(name) > _MAX_SYMBOL_LENGTH:
+        raise ValueError(f"symbol {name[:20]!r}… is longer than {_MAX_SYMBOL_LENGTH} characters")
+    if not name.isprintable() or " " in name:
+        raise ValueError(f"symbol {name!r} has whitespace or control characters inside")
+    return name
+
+
+class AssetBalance(Struct, frozen=True, rename="camel"):
+    """What a pool holds of one asset.
+
+    Attributes:
+        asset: such as `USDT`.
+        margin_balance: the exact amount, in units of the asset; it can be negative.
+        update_time: when the exchange last updated it, in milliseconds since 1970 UTC.
+    """
+
+    asset: str
+    margin_balance: Decimal
+    update_time: Annotated[int, Meta(ge=0, le=_MAX_TIME)]
+
+    def __post_init__(self) -> None:
+        """Refuse what Decimal can spell but no balance can be: NaN, infinity, 1E+999999."""
+        balance = self.margin_balance
+        if not (balance.is_finite() and -_MAX_MAGNITUDE <= balance.adjusted() <= _MAX_MAGNITUDE):
+            raise ValueError(f"marginBalance {str(balance)[:40]} is not an amount")
+
+    @property
+    def updated_at(self) -> datetime:
+        """`update_time` as an aware datetime in UTC."""
+        seconds, milliseconds = divmod(self.update_time, 1000)
+        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=milliseconds * 1000)
+
+
+class InsurancePool(Struct, frozen=True, rename="camel"):
+    """One insurance pool: the symbols that it covers, and what it holds.
+
+    Attributes:
+        symbols: every symbol behind which the pool stands, delivery contracts included.
+        assets: its balances, one for each asset.
+
+    `"BTCUSDT" in pool` tells whether it covers a symbol, in upper or lower case.
+    """
+
+    symbols: Annotated[tuple[str, ...], Meta(min_length=1)]
+    assets: Annotated[tuple[AssetBalance, ...], Meta(min_length=1)]
+
+    def __contains__(self, symbol: str) -> bool:
+        return symbol in self.symbols or symbol.strip().upper() in self.symbols
+
+    def balance(self, asset: str) -> Decimal:
+        """Return what the pool holds of `asset`, in units of that asset.
+
+        Raises:
+            KeyError: the pool does not hold it. That is not the same as a balance of zero.
+        """
+        for held in self.assets:
+            if held.asset == asset:
+                return held.margin_balance
+        raise KeyError(asset)
+
+
+class InsuranceSnapshot(Struct, frozen=True, dict=True):
+    """Every pool of the exchange, as observed at one time.
+
+    Attributes:
+        pools: the pools, in the exchange's order. `len()` counts them, iteration yields them.
+        observed_at: when the exchange answered, by its own clock (its `Date` has whole seconds).
+
+    `snapshot["BTCUSDT"]` is the pool of that symbol, `KeyError` if no pool names it; should two
+    pools name it, the first one.
+    """
+
+    pools: tuple[InsurancePool, ...]
+    observed_at: datetime
+
+    @cached_property
+    def _by_symbol(self) -> dict[str, InsurancePool]:
+        index: dict[str, InsurancePool] = {}
+        for pool in self.pools:
+            for symbol in pool.symbols:
+                index.setdefault(symbol, pool)
+        return index
+
+    def __getitem__(self, symbol: str) -> InsurancePool:
+        index = self._by_symbol
+        found = index.get(symbol) or index.get(symbol.strip().upper())
+        if found is None:
+            raise KeyError(symbol)
+        return found
+
+    def __contains__(self, symbol: str) -> bool:
+        return symbol in self._by_symbol or symbol.strip().upper() in self._by_symbol
+
+    def __iter__(self) -> Iterator[InsurancePool]:
+        return iter(self.pools)
+
+    def __len__(self) -> int:
+        return len(self.pools)
+
+    def totals(self) -> dict[str, Decimal]:
+        """Return what all pools hold together, by asset: each pool once, summed without rounding.
+
+        Units are those of each asset; amounts of different assets are not converted.
+        """
+        totals: dict[str, Decimal] = {}
+        for pool in self.pools:
+            for held in pool.assets:
+                total = totals.get(held.asset)
+                totals[held.asset] = (
+                    held.margin_balance if total is None else _EXACT.add(total, held.margin_balance)
+                )
+        return totals
+
+
+class RequestWeight(Struct, frozen=True, kw_only=True):
+    """How much request weight the exchange grants this IP, and how much of it is gone.
+
+    Attributes:
+        limit: weight that the exchange grants the IP in one window.
+        interval: seconds of a window; windows begin at multiples of it since 1970 UTC.
+        used_weight: weight that all clients on the IP have used in this window; None if the
+            exchange did not tell.
+        resets_at: when the next window begins, by the exchange's clock; None if it told no time.
+    """
+
+    limit: int
+    interval: int
+    used_weight: int | None
+    resets_at: datetime | None
+
+    @property
+    def left(self) -> int | None:
+        """What is left for all clients on the IP; None if the exchange did not tell."""
+        return None if self.used_weight is None else max(0, self.limit - self.used_weight)

@@ -1,0 +1,16 @@
+"""A local exchange for development and tests: real HTTP on loopback, the real exchange's rules.
+
+    async with Sandbox() as exchange, InsuranceClient(exchange.url) as client:
+        pool = await client.fetch_pool("BTCUSDT")
+
+It keeps its own accounts of weight, refusals and bans and shares none of them with the client.
+"""
+
+from __future__ import annotations
+
+from ._accounting import SeenRequest
+from ._faults import Fault
+from ._scenarios import Documented, Market, Scenario
+from ._server import Sandbox
+
+__all__ = ["Documented", "Fault", "Market", "Sandbox", "Scenario", "SeenRequest"]

@@ -1,0 +1,116 @@
+"""What the local exchange holds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from decimal import Decimal
+from importlib.resources import files
+from random import Random
+
+import msgspec
+
+from ..models import AssetBalance, InsurancePool
+
+_CENTS = Decimal("0.00000001")
+_CHINESE = ("币安人生", "龙马", "我踏马来了", "哈基米", "客服小何")
+_DELIVERIES = ("261225", "270326")
+_LETTERS = "ABCDEFGHIJKLMNOPRSTUVWXYZ"
+_MAJORS = ("BTC", "ETH", "BNB")
+
+
+class Scenario(ABC):
+    """The pools of an exchange over time."""
+
+    @abstractmethod
+    def pools(self, at: float) -> tuple[InsurancePool, ...]:
+        """Return the pools at a time, in seconds since 1970 by the exchange's clock."""
+
+
+class Documented(Scenario):
+    """Exactly the pools that the exchange's documentation shows, which never change."""
+
+    def __init__(self) -> None:
+        folder = files(__package__) / "documented"
+        one = msgspec.json.decode((folder / "pool.json").read_bytes(), type=InsurancePool)
+        several = msgspec.json.decode(
+            (folder / "pools.json").read_bytes(), type=tuple[InsurancePool, ...]
+        )
+        self._pools = (one, *several)
+
+    def pools(self, at: float) -> tuple[InsurancePool, ...]:  # noqa: ARG002
+        """Return the documented pools."""
+        return self._pools
+
+
+class Market(Scenario):
+    """A generated exchange: about 900 symbols in 60 pools, with balances that move.
+
+    Args:
+        seed: the same seed gives the same exchange at the same times.
+        move_every: seconds between two updates of the balances.
+
+    Some symbols are Chinese, some are delivery contracts. One pool holds several assets, one has
+    a negative balance and one a balance of zero.
+    """
+
+    def __init__(self, seed: int = 0, *, move_every: float = 60.0) -> None:
+        self._seed = seed
+        self._move_every = move_every
+        chance = Random(seed)  # noqa: S311 - a generated market, not a secret
+        bases = set(_CHINESE)
+        while len(bases) < 850:  # noqa: PLR2004
+            name = "".join(chance.choices(_LETTERS, k=chance.randint(2, 7)))
+            bases.add(chance.choice(("", "", "", "", "1000")) + name)
+        others = sorted(bases - set(_MAJORS))
+        chance.shuffle(others)
+        first = [f"{base}{quote}" for base in _MAJORS for quote in ("USDT", "USDC")]
+        first += [f"{base}USDT_{day}" for base in _MAJORS for day in _DELIVERIES]
+        self._groups = [[*first, "ETHBTC"]]
+        # A few pools cover many symbols, most cover a handful, some stand for one alone.
+        sizes = [180, 120, 90, 70, 50, 40, 30, 25, 20, 15] + [1] * 15
+        spread = len(others) - sum(sizes)
+        sizes += [spread // 34] * 33
+        sizes.append(len(others) - sum(sizes))
+        rest = iter(others)
+        for size in sizes:
+            group = [f"{next(rest)}USDT" for _ in range(size)]
+            if size > 60:  # noqa: PLR2004
+                group += [f"{name[:-4]}USDC" for name in group[:8]]
+                group += [f"{name}_{day}" for name in group[:2] for day in _DELIVERIES]
+            self._groups.append(sorted(group))
+        self._bases = [
+            {"USDT": Decimal(f"{10 ** chance.uniform(5.5, 8.5):.8f}")} for _ in self._groups
+        ]
+        self._bases[0] |= {
+            "USDC": Decimal("299999998.6497832"),
+            "BTC": Decimal("61.73143554"),
+            "BNFCR": Decimal("633223.99396922"),
+        }
+        self._bases[-1]["USDT"] = Decimal("0E-8")
+        self._bases[-2]["USDT"] = Decimal("-1250.12345678")
+        self._step = -1
+        self._pools: tuple[InsurancePool, ...] = ()
+
+    def pools(self, at: float) -> tuple[InsurancePool, ...]:
+        """Return the pools at a time; the same object while nothing has moved."""
+        step = int(at // self._move_every)
+        if step != self._step:
+            updated = int(step * self._move_every * 1000)
+            self._pools = tuple(
+                InsurancePool(
+                    tuple(group),
+                    tuple(
+                        AssetBalance(asset, self._moved(base, number, asset, step), updated)
+                        for asset, base in bases.items()
+                    ),
+                )
+                for number, (group, bases) in enumerate(
+                    zip(self._groups, self._bases, strict=True)
+                )
+            )
+            self._step = step
+        return self._pools
+
+    def _moved(self, base: Decimal, pool: int, asset: str, step: int) -> Decimal:
+        chance = Random(f"{self._seed}/{pool}/{asset}/{step}")  # noqa: S311
+        return (base * Decimal(chance.uniform(0.98, 1.02))).quantize(_CENTS)
