@@ -21,8 +21,9 @@ granted since. The bucket grants weight while the greater of both stays within l
 - An answer settles its own request if it was surely counted in this window: sent after the
   window's certain start. It also settles what was lost before: a request of which nothing was
   heard has reached the exchange, or never will, `transit` seconds after it was sent.
-- Around a window's turn it is not known in which window a request counts, so it stays unsettled
-  in the new one until an answer to a later request settles it.
+- Around a window's turn it is not known in which window a request counts, nor of which one its
+  answer tells the sum. So the sum is not used, and the request stays unsettled in the new window
+  until an answer to a later request settles it.
 - What an answer tells is trusted for a while, and for the window that it tells of. Without such
   trust - at a cold start, in a new window, after a pause - one request goes ahead of the rest,
   and the rest follow when its answer has said how much is left.
@@ -159,7 +160,6 @@ class TokenBucket:
         if report is None:
             self._doubt(lease.weight, lease.sent_at + self._transit)
             return
-        cold = not self.clock.known
         if report.date is not None:
             self._observe(lease.sent_at, now, report.date)
         elif now >= self._turn_at:
@@ -175,7 +175,7 @@ class TokenBucket:
         if past:
             return  # counted in a window that is over
         used = report.used_weight
-        if used is None or not (cold or self._surely_in_window(lease, now, report)):
+        if used is None or not self._surely_in_window(lease, now, report):
             self._doubt(lease.weight, min(now, lease.sent_at + self._transit))
             if used is None:
                 self._silent_answers += 1
@@ -254,7 +254,7 @@ class TokenBucket:
         elif clock.latest(received) < self._window * self.interval:
             # The exchange's clock was set back. What is known of its sum stays, but not the trust.
             self._window = window
-            self._trusted_until = -inf
+            self._distrust()
         self._turn_at = clock.local((self._window + 1) * self.interval)
 
     def _turn(self, now: float) -> None:
@@ -272,17 +272,23 @@ class TokenBucket:
         self._spent = 0
         self._reported = 0
         self._silent_answers = 0
+        self._distrust()
+
+    def _distrust(self) -> None:
+        """Let one request go ahead of the rest again."""
         self._trusted_until = -inf
         self._ahead = None
 
     def _surely_in_window(self, lease: Lease, now: float, report: Report) -> bool:
         clock = self.clock
-        if not clock.known or self._window is None:
+        if self._window is None:
             return True
         start = self._window * self.interval
-        return clock.earliest(lease.sent_at) >= start and (
-            report.date is not None or clock.latest(now) < start + self.interval
-        )
+        # What was granted in this epoch left after the window's start; later answers may show
+        # that of more. Before the first window there was none that an answer could belong to.
+        after_start = lease.epoch == self._epoch or clock.earliest(lease.sent_at) >= start
+        before_end = report.date is not None or clock.latest(now) < start + self.interval
+        return after_start and before_end
 
     def _close(self, lease: Lease) -> None:
         lease.open = False
@@ -327,5 +333,4 @@ class TokenBucket:
         ends = clock.local(end) if clock.known else now + end - exchange_now
         if ends > self._ban_ends:
             self._ban_ends, self._ban_end_utc = ends, end
-        self._trusted_until = -inf
-        self._ahead = None
+        self._distrust()
