@@ -283,3 +283,221 @@ def test_under_load_it_uses_98_percent_of_what_others_leave(schedule: Schedule) 
         assert ours >= 0.98 * (schedule.limit - schedule.reserve - others), (
             f"window {window}: {ours} of {schedule.limit} - {schedule.reserve} - {others}"
         )
+
+
+NOON = 1_790_000_040.0  # a full minute of the exchange's clock
+SECOND_IN = 5_001.0  # the local time one second into that minute
+
+
+def minute_bucket(limit: int = 100, reserve: int = 10) -> TokenBucket:
+    """A bucket of one minute's windows that nobody has used yet."""
+    return TokenBucket(limit, interval=60, reserve=reserve)
+
+
+def take(bucket: TokenBucket, now: float, weight: int = 1) -> Lease:
+    lease = bucket.take(weight, now)
+    assert lease is not None
+    return lease
+
+
+def told(used: int | None, local: float, status: int = 200, **more: float) -> Report:
+    """An answer made at a local time, where the exchange's clock is 5,000 s behind `NOON`."""
+    return Report(status, used, float(floor(NOON + local - 5_000.0)), **more)
+
+
+def opened(bucket: TokenBucket, used: int = 1, now: float = SECOND_IN) -> TokenBucket:
+    """Make the first request of a window and read its answer at once."""
+    bucket.settle(take(bucket, now), now, told(used, now))
+    return bucket
+
+
+def test_at_a_cold_start_one_request_goes_ahead_and_the_rest_when_it_is_answered() -> None:
+    bucket = minute_bucket()
+    ahead = take(bucket, SECOND_IN)
+    assert bucket.take(1, SECOND_IN) is None
+    bucket.settle(ahead, SECOND_IN + 0.1, told(40, SECOND_IN))
+    assert bucket.available == 100 - 10 - 40
+    leases = [bucket.take(1, SECOND_IN + 0.1) for _ in range(60)]
+    assert sum(lease is not None for lease in leases) == 50
+
+
+def test_a_new_window_is_asked_about_by_one_request_when_it_has_surely_begun() -> None:
+    bucket = opened(minute_bucket(), used=90, now=5_001.9)
+    assert bucket.take(1, 5_002.0) is None
+    # One date leaves a doubt of a second: the minute may already be over, or not yet.
+    assert bucket.take(1, 5_060.5) is None
+    wake = bucket.wake_at(1, 5_060.5)
+    assert 5_060.9 <= wake <= 5_061.0
+    ahead = take(bucket, wake)
+    assert bucket.take(1, wake) is None
+    bucket.settle(ahead, wake + 0.1, told(1, wake))
+    assert bucket.available == 89
+
+
+def test_an_answer_dated_in_the_new_window_proves_it_earlier() -> None:
+    bucket = opened(minute_bucket(), now=5_058.0)
+    late = take(bucket, 5_059.99)
+    bucket.settle(late, 5_060.1, told(80, 5_060.05))
+    assert bucket.used_weight is None, "the sum may still be the old window's"
+    ahead = take(bucket, 5_060.1)
+    assert bucket.take(1, 5_060.1) is None
+    bucket.settle(ahead, 5_060.2, told(1, 5_060.15))
+    assert bucket.available == 89
+
+
+def test_after_a_pause_one_request_goes_ahead_again() -> None:
+    bucket = opened(minute_bucket())
+    take(bucket, 5_030.0)
+    assert bucket.take(1, 5_030.0) is None
+    assert bucket.wake_at(1, 5_030.0) == pytest.approx(5_035.0), "silence is waited for, not forever"
+    take(bucket, 5_035.0)
+
+
+def test_a_lost_answer_stays_charged_on_top_of_what_others_use() -> None:
+    bucket = opened(minute_bucket(), used=1)
+    bucket.settle(take(bucket, SECOND_IN, 20), 5_002.0, None)
+    bucket.settle(take(bucket, 5_003.0), 5_003.1, told(50, 5_003.05))
+    assert bucket.available == 90 - 50 - 20, "the 20 may not be among the 50"
+    bucket.settle(take(bucket, 5_020.0), 5_020.1, told(71, 5_020.05))
+    assert bucket.available == 90 - 71, "by now they are, or never were"
+
+
+def test_an_answer_of_a_window_that_is_over_says_nothing_of_this_one() -> None:
+    bucket = opened(minute_bucket(), now=5_058.0)
+    late = take(bucket, 5_059.0)
+    bucket.settle(take(bucket, 5_059.5), 5_060.2, told(2, 5_060.1))
+    bucket.settle(take(bucket, 5_060.2), 5_060.3, told(1, 5_060.25))
+    bucket.settle(late, 5_060.4, told(85, 5_059.2))
+    assert bucket.used_weight == 1
+    assert bucket.available == 89
+
+
+def test_a_lower_report_in_one_window_never_raises_the_budget() -> None:
+    bucket = opened(minute_bucket(), used=50)
+    first, second = take(bucket, 5_002.0), take(bucket, 5_002.0)
+    bucket.settle(first, 5_002.1, told(47, 5_002.05))
+    bucket.settle(second, 5_002.1, told(48, 5_002.05))
+    assert bucket.used_weight == 50
+    assert bucket.available == 90 - 52, "a node that lags does not hide our own two"
+
+
+def test_weight_that_was_never_sent_comes_back_once() -> None:
+    bucket = opened(minute_bucket())
+    lease = take(bucket, SECOND_IN, 30)
+    bucket.give_back(lease)
+    bucket.give_back(lease)
+    bucket.settle(lease, SECOND_IN, None)
+    assert (bucket.available, bucket.unsettled) == (89, 0)
+
+
+def test_answers_that_tell_no_used_weight_open_the_budget_only_after_three() -> None:
+    bucket = minute_bucket()
+    for number in range(3):
+        lease = take(bucket, SECOND_IN + number)
+        assert bucket.take(1, SECOND_IN + number) is None
+        bucket.settle(lease, SECOND_IN + number, told(None, SECOND_IN + number))
+    assert [bucket.take(1, 5_003.0) is not None for _ in range(100)].count(True) == 87
+
+
+def test_without_any_date_a_window_of_silence_is_the_turn() -> None:
+    bucket = TokenBucket(20, interval=60, reserve=10)
+    bucket.settle(take(bucket, 5_000.0), 5_000.1, Report(200, 1))
+    for _ in range(9):
+        take(bucket, 5_000.2)
+    assert bucket.take(1, 5_060.3) is None, "the exchange's window may have begun at 5000.1"
+    take(bucket, bucket.wake_at(1, 5_060.3))
+    assert bucket.resets_at(5_060.3) is None
+
+
+def test_429_freezes_until_retry_after_and_for_the_rest_of_the_window() -> None:
+    bucket = opened(minute_bucket())
+    bucket.settle(take(bucket, 5_002.0), 5_002.1, told(None, 5_002.0, 429, retry_after=5.0))
+    assert bucket.take(1, 5_008.0) is None, "the window's weight is gone whatever the header says"
+    assert bucket.wake_at(1, 5_008.0) >= 5_060.0
+    bucket.settle(
+        take(bucket, 5_061.5), 5_061.6, told(None, 5_061.5, 429, retry_after=100.0)
+    )
+    assert bucket.take(1, 5_161.0) is None
+    assert bucket.wake_at(1, 5_161.0) >= 5_161.6
+    assert bucket.frozen_until(5_161.0) == pytest.approx(NOON + 161.6, abs=1.1)
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "ends"),
+    [
+        (300.0, None, 300.0),
+        (None, 400.0, 400.0),
+        (300.0, 400.0, 400.0),
+        (400.0, 300.0, 400.0),
+        (None, None, 120.0),
+        (None, -5.0, 120.0),
+        (1e9, None, 3 * 86_400.0),
+    ],
+)
+def test_418_bans_until_the_later_of_header_and_text(
+    header: float | None, text: float | None, ends: float
+) -> None:
+    bucket = minute_bucket()
+    named = None if text is None else NOON + 1.0 + text
+    report = Report(418, None, NOON + 1.0, retry_after=header, banned_until=named)
+    bucket.settle(take(bucket, SECOND_IN), SECOND_IN, report)
+    end = bucket.banned_until(SECOND_IN)
+    assert end == pytest.approx(NOON + 1.0 + ends, abs=1.1)
+    assert bucket.take(1, SECOND_IN + ends - 0.1) is None
+    assert bucket.banned_until(SECOND_IN + ends + 1.1 + ends * 3e-4) is None
+    take(bucket, SECOND_IN + ends + 1.1 + ends * 3e-4)
+
+
+def test_a_ban_of_unknown_length_is_taken_for_twice_as_long_if_it_comes_again() -> None:
+    bucket = minute_bucket()
+    now, lengths = SECOND_IN, list[float]()
+    for _ in range(3):
+        first, second = take(bucket, now), None
+        bucket.settle(first, now, told(None, now, 418))
+        assert second is None
+        end = bucket.banned_until(now)
+        assert end is not None
+        lengths.append(end - (NOON + now - 5_000.0))
+        now += lengths[-1] + 2.0
+    assert lengths == pytest.approx([120.0, 240.0, 480.0], abs=1.1)
+
+
+def test_a_second_418_during_a_ban_does_not_count_as_a_repeat() -> None:
+    bucket = opened(minute_bucket())
+    leases = [take(bucket, SECOND_IN) for _ in range(5)]
+    for lease in leases:
+        bucket.settle(lease, SECOND_IN, told(None, SECOND_IN, 418))
+    assert bucket.banned_until(SECOND_IN) == pytest.approx(NOON + 121.0, abs=1.1)
+
+
+def test_a_ban_without_a_date_is_measured_by_the_local_clock() -> None:
+    bucket = minute_bucket()
+    lease = take(bucket, SECOND_IN)
+    bucket.settle(lease, SECOND_IN, Report(418, banned_until=NOON + 301.0, wall=NOON + 1.0))
+    assert bucket.take(1, SECOND_IN + 299.9) is None
+    take(bucket, SECOND_IN + 300.1)
+
+
+def test_the_clock_of_the_exchange_can_be_stepped_either_way() -> None:
+    bucket = opened(minute_bucket(), used=30)
+    bucket.settle(take(bucket, 5_002.0), 5_002.1, Report(200, 2, NOON + 600.0))
+    assert bucket.resets_at(5_002.1) == NOON + 660.0
+    bucket.settle(take(bucket, 5_003.0), 5_003.1, Report(200, 40, NOON - 600.0))
+    assert bucket.resets_at(5_003.1) == NOON - 540.0
+    assert bucket.available == 90 - 40
+
+
+def test_ready_at_tells_the_least_wait() -> None:
+    bucket = opened(minute_bucket(), used=80)
+    assert bucket.ready_at(10, SECOND_IN) == SECOND_IN
+    assert bucket.ready_at(11, SECOND_IN) == pytest.approx(5_061.0, abs=1.1)
+    assert bucket.ready_at(10 + 90 + 1, SECOND_IN) == pytest.approx(5_121.0, abs=1.1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "interval", "reserve"),
+    [(0, 60, 0), (10, 60, 10), (10, 60, -1), (10, 0, 0), (10, 0.5, 0), (10, 1.5, 0)],
+)
+def test_numbers_that_mean_nothing_are_refused(limit: int, interval: float, reserve: int) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        TokenBucket(limit, interval=interval, reserve=reserve)

@@ -1,0 +1,237 @@
+"""LocalBudget: order, cancellation, deadlines, freezes and bans, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from random import Random
+
+import pytest
+
+from binance_insurance import BudgetTimeoutError, IPBannedError, LocalBudget, Runtime
+from binance_insurance._headers import Report
+from binance_insurance.budget.bucket import Lease
+
+from .conftest import EPOCH, loop_time
+
+MINUTE = EPOCH // 60 * 60 + 60  # the exchange's clock when the loop's shows 0
+
+
+def answer(used: int | None, status: int = 200, **more: float) -> Report:
+    """What the exchange would say now."""
+    return Report(status, used, float(int(MINUTE + loop_time())), **more)
+
+
+@pytest.fixture
+def budget(runtime: Runtime) -> LocalBudget:
+    """100 per minute, of which 10 are left to others."""
+    return LocalBudget(100, interval=60, reserve=10, runtime=runtime)
+
+
+async def open_window(budget: LocalBudget, used: int = 1) -> None:
+    """Let the first request of a window go and come back."""
+    lease = await budget.acquire()
+    budget.settle(lease, answer(used))
+
+
+def assert_nothing_left(budget: LocalBudget) -> None:
+    """No weight, no waiter, no task and no timer stays behind."""
+    state = budget.state()
+    assert (state.in_flight, state.waiting) == (0, 0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    loop = asyncio.get_running_loop()
+    timers = [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
+    assert timers == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_thousand_waiters_with_random_cancellations_leave_nothing_behind(
+    runtime: Runtime, seed: int
+) -> None:
+    budget = LocalBudget(100, interval=60, reserve=10, runtime=runtime)
+    chance = Random(seed)
+    granted: list[int] = []
+    used = 0
+
+    async def spend(number: int) -> None:
+        nonlocal used
+        lease = await budget.acquire(1 + number % 3)
+        granted.append(number)
+        try:
+            await asyncio.sleep(chance.uniform(0.01, 0.5))
+        except asyncio.CancelledError:
+            if chance.random() < 0.5:
+                budget.settle(lease, None)
+            else:
+                budget.release(lease)
+            raise
+        budget.settle(lease, answer(None if chance.random() < 0.01 else 1))
+
+    async def cancel_later(task: asyncio.Task[None]) -> None:
+        await asyncio.sleep(chance.uniform(0, 900))
+        task.cancel()
+
+    tasks = [asyncio.create_task(spend(number)) for number in range(1000)]
+    cancels = [asyncio.create_task(cancel_later(task)) for task in tasks if chance.random() < 0.5]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*cancels)
+    assert granted == sorted(granted)
+    assert len(granted) >= 500
+    await asyncio.sleep(60)  # lost answers are forgotten with their window
+    await open_window(budget)
+    assert_nothing_left(budget)
+
+
+async def test_a_waiter_cancelled_at_the_moment_of_its_grant_passes_it_on(
+    budget: LocalBudget,
+) -> None:
+    ahead = await budget.acquire()
+    first = asyncio.create_task(budget.acquire(60))
+    second = asyncio.create_task(budget.acquire(60))
+    await asyncio.sleep(0)
+    budget.settle(ahead, answer(1))  # grants the first, which has not run yet
+    first.cancel()
+    lease = await second
+    assert first.cancelled()
+    budget.release(lease)
+    assert budget.state().available == 89
+    assert_nothing_left(budget)
+
+
+async def test_a_light_request_does_not_overtake_a_heavy_one(budget: LocalBudget) -> None:
+    await open_window(budget, used=80)
+    order: list[int] = []
+
+    async def spend(weight: int) -> None:
+        budget.settle(await budget.acquire(weight), answer(1))
+        order.append(weight)
+
+    await asyncio.gather(spend(40), spend(1), spend(2))
+    assert order == [40, 1, 2]
+    assert 59 <= loop_time() <= 62
+
+
+async def test_a_cancelled_head_lets_the_next_go_at_once(budget: LocalBudget) -> None:
+    await open_window(budget, used=80)
+    heavy = asyncio.create_task(budget.acquire(40))
+    light = asyncio.create_task(budget.acquire(1))
+    await asyncio.sleep(0.1)
+    assert not light.done()
+    heavy.cancel()
+    budget.release(await light)
+    assert loop_time() < 1
+    assert_nothing_left(budget)
+
+
+async def test_a_hopeless_wait_fails_before_it_begins(budget: LocalBudget) -> None:
+    await open_window(budget, used=90)
+    with pytest.raises(BudgetTimeoutError, match="earliest") as caught:
+        await budget.acquire(1, timeout=30)
+    assert 59 <= caught.value.wait <= 62
+    assert loop_time() == 0
+    lease = await budget.acquire(1, timeout=70)
+    assert 59 <= loop_time() <= 62
+    budget.release(lease)
+    assert_nothing_left(budget)
+
+
+async def test_the_queue_ahead_counts_into_the_wait(budget: LocalBudget) -> None:
+    await open_window(budget, used=90)
+    waiting = [asyncio.create_task(budget.acquire(45)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(BudgetTimeoutError) as caught:
+        await budget.acquire(1, timeout=70)
+    assert 119 <= caught.value.wait <= 122
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert_nothing_left(budget)
+
+
+async def test_a_wait_that_becomes_hopeless_fails_then(budget: LocalBudget) -> None:
+    ahead = await budget.acquire()
+    patient = asyncio.create_task(budget.acquire(1, timeout=300))
+    hasty = asyncio.create_task(budget.acquire(1, timeout=30))
+    await asyncio.sleep(2)
+    budget.settle(ahead, answer(95))
+    with pytest.raises(BudgetTimeoutError, match="earliest"):
+        await hasty
+    assert loop_time() == 2
+    budget.release(await patient)
+    assert_nothing_left(budget)
+
+
+async def test_a_deadline_ends_a_wait_that_was_not_hopeless(budget: LocalBudget) -> None:
+    ahead = await budget.acquire()
+    with pytest.raises(BudgetTimeoutError, match="within 3 s"):
+        await budget.acquire(1, timeout=3)
+    assert loop_time() == 3
+    budget.release(ahead)
+    assert_nothing_left(budget)
+
+
+async def test_a_request_that_never_fits_is_refused(budget: LocalBudget) -> None:
+    with pytest.raises(BudgetTimeoutError, match="weight 91 never fits into a budget of 90") as got:
+        await budget.acquire(91)
+    assert got.value.wait == inf
+
+
+async def test_a_ban_is_told_to_all_who_wait_and_to_all_who_come(budget: LocalBudget) -> None:
+    ahead = await budget.acquire()
+    waiting = [asyncio.create_task(budget.acquire()) for _ in range(3)]
+    await asyncio.sleep(0)
+    budget.settle(ahead, answer(5, 418, banned_until=MINUTE + 300))
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    with pytest.raises(IPBannedError, match="nothing is sent until then") as caught:
+        await budget.acquire()
+    for error in (*errors, caught.value):
+        assert isinstance(error, IPBannedError)
+        assert error.banned_until.timestamp() == pytest.approx(MINUTE + 300, abs=2)
+    assert budget.state().banned_until == caught.value.banned_until
+    assert budget.state().available == 0
+    assert_nothing_left(budget)
+    await asyncio.sleep(302)
+    await open_window(budget)
+
+
+async def test_a_freeze_makes_waiters_wait_and_ends_by_itself(budget: LocalBudget) -> None:
+    await open_window(budget)
+    first, second = await budget.acquire(), asyncio.create_task(budget.acquire(89))
+    await asyncio.sleep(0)
+    budget.settle(first, answer(101, 429, retry_after=90.0))
+    state = budget.state()
+    assert state.frozen_until is not None
+    assert state.frozen_until.timestamp() == pytest.approx(MINUTE + 90, abs=2)
+    budget.release(await second)
+    assert 90 <= loop_time() <= 92
+    assert_nothing_left(budget)
+
+
+async def test_one_timer_whatever_the_number_of_waiters(budget: LocalBudget) -> None:
+    await open_window(budget, used=90)
+    waiting = [asyncio.create_task(budget.acquire()) for _ in range(80)]
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    timers = [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
+    assert len(timers) == 1
+    leases: list[Lease] = [await waiting[0]]
+    budget.settle(leases.pop(), answer(1))
+    for task in waiting[1:]:
+        leases.append(await task)
+    for lease in leases:
+        budget.release(lease)
+    assert_nothing_left(budget)
+
+
+async def test_the_state_tells_what_is_known(budget: LocalBudget) -> None:
+    cold = budget.state()
+    assert (cold.limit, cold.reserve, cold.used_weight, cold.resets_at) == (100, 10, None, None)
+    assert (cold.frozen_until, cold.banned_until) == (None, None)
+    await open_window(budget, used=33)
+    state = budget.state()
+    assert (state.used_weight, state.available) == (33, 57)
+    assert state.resets_at is not None
+    assert state.resets_at.timestamp() == MINUTE + 60
+    await asyncio.sleep(61.5)
+    assert budget.state().used_weight is None, "nothing is known of the new window"
+    assert budget.state().available == 90
