@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest.mock import Mock
 
 import aiohttp
 import pytest
 from aioresponses import aioresponses
+from looptime import LoopTimeEventLoop
 
 from binance_insurance import Runtime
 
@@ -17,11 +18,13 @@ from binance_insurance import Runtime
 EPOCH = 1_790_000_000.0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let every coroutine test run in virtual time: waits take none, sockets are real."""
-    for item in items:
-        if isinstance(item, pytest.Function) and asyncio.iscoroutinefunction(item.obj):
-            item.add_marker(pytest.mark.looptime)
+class VirtualTimeLoop(LoopTimeEventLoop, asyncio.SelectorEventLoop):
+    """A loop whose waits take no time, while its sockets are real."""
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Let every coroutine test and its fixtures run in virtual time."""
+    return {"virtual": VirtualTimeLoop}
 
 
 def loop_time() -> float:
