@@ -19,7 +19,7 @@ from .errors import (
 from .models import InsurancePool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from ._headers import Report
@@ -30,7 +30,7 @@ _BANNED = 418
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # One decoder for both shapes: an object for one symbol, a list without.
-_decode = msgspec.json.Decoder(
+_decode: Callable[[bytes], InsurancePool | list[InsurancePool]] = msgspec.json.Decoder(
     InsurancePool | Annotated[list[InsurancePool], msgspec.Meta(min_length=1)]
 ).decode
 
@@ -66,7 +66,7 @@ def decode_pool(body: bytes, symbol: str) -> InsurancePool:
     for pool in (answer,) if isinstance(answer, InsurancePool) else answer:
         if symbol in pool.symbols:
             return pool
-    _fail(body, symbol, f"no pool in the answer names {symbol}")
+    return _fail(body, symbol, f"no pool in the answer names {symbol}")
 
 
 def decode_pools(body: bytes) -> tuple[InsurancePool, ...]:
@@ -95,7 +95,7 @@ def decode_weight_limit(body: bytes, interval: int) -> int:
         length = rate.interval_num * _SECONDS.get(rate.interval, 0)
         if rate.rate_limit_type == "REQUEST_WEIGHT" and length == interval:
             return rate.limit
-    _fail(body, None, f"no REQUEST_WEIGHT limit for {interval} s - at `$.rateLimits`")
+    return _fail(body, None, f"no REQUEST_WEIGHT limit for {interval} s - at `$.rateLimits`")
 
 
 def status_error(
@@ -105,11 +105,11 @@ def status_error(
     status, refusal = report.status, read_refusal(body)
     code = None if refusal is None else refusal[0]
     message = excerpt(body) if refusal is None else refusal[1]
-    kind: type[StatusError] = _KINDS.get(status, ServerError if status >= 500 else StatusError)  # noqa: PLR2004
+    kind: type[StatusError] = _KINDS.get(status, ServerError if status >= 500 else StatusError)
     if kind is BadRequestError and code == _INVALID_SYMBOL:
         kind = InvalidSymbolError
     said = message if code is None else f"{message} (code {code})"
-    meaning = "redirects are not followed; " if 300 <= status < 400 else _MEANINGS.get(status, "")  # noqa: PLR2004
+    meaning = "redirects are not followed; " if 300 <= status < 400 else _MEANINGS.get(status, "")
     text = f"{meaning}HTTP {status}{': ' * bool(said)}{said}"
     if status == _BANNED and banned_until is not None:
         return IPBannedError(

@@ -55,7 +55,7 @@ def read_report(
     date = headers.get("Date")
     used = headers.get(weight_header)
     retry_after = headers.get("Retry-After")
-    ban = _BANNED_UNTIL.search(body) if status == 418 else None  # noqa: PLR2004
+    ban = _BANNED_UNTIL.search(body) if status == 418 else None
     return Report(
         status,
         None if used is None else _positive_int(used),
@@ -73,7 +73,7 @@ def utc(seconds: float) -> datetime:
 
 def _positive_int(text: str) -> int | None:
     # -1 and 0 have been seen where nothing was counted, so neither says anything.
-    return (int(text) or None) if len(text) < 16 and text.isascii() and text.isdigit() else None  # noqa: PLR2004
+    return (int(text) or None) if len(text) < 16 and text.isascii() and text.isdigit() else None
 
 
 @lru_cache(maxsize=8)  # all answers of one second carry the same text

@@ -151,6 +151,8 @@ class Retrier:
     async def _retry(
         self, attempt: Callable[[], Awaitable[T]], deadline: float, first: InsuranceError
     ) -> T:
+        pending: InsuranceError | None = first
+        last = first
         paid = 0
 
         def wait(state: tenacity.RetryCallState) -> float:
@@ -185,10 +187,8 @@ class Retrier:
             self.retries += 1
             return await attempt()
 
-        pending: InsuranceError | None = first
-        last = first
         try:
-            result = await tenacity.AsyncRetrying(
+            result: T = await tenacity.AsyncRetrying(
                 sleep=self._runtime.sleep,
                 retry=tenacity.retry_if_exception(is_retryable),
                 wait=wait,

@@ -155,9 +155,7 @@ async def _read(response: ClientResponse, symbol: str | None) -> bytes:
             break
     if len(body) > MAX_BODY:
         response.close()
-        raise TransportError(
-            f"the answer is larger than {MAX_BODY >> 20} MiB", symbol=symbol
-        )
+        raise TransportError(f"the answer is larger than {MAX_BODY >> 20} MiB", symbol=symbol)
     return body
 
 
@@ -170,7 +168,7 @@ def _translate(error: Exception, symbol: str | None, seconds: float | None) -> T
     if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.InvalidURL)):
         return ConnectError(f"cannot connect: {why}", symbol=symbol)
     if isinstance(error, TimeoutError):
-        return RequestTimeoutError(f"no complete answer within {seconds:g} s", symbol=symbol)
+        return RequestTimeoutError(f"no complete answer within {round(seconds or 0, 2):g} s", symbol=symbol)
     if isinstance(error, aiohttp.ClientPayloadError):
         return TransportError(f"the answer was cut off: {why}", symbol=symbol)
     return TransportError(f"the connection broke: {why}", symbol=symbol)

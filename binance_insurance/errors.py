@@ -51,6 +51,9 @@ __all__ = [
 ]
 
 
+_UNKNOWN_END = datetime.max.replace(tzinfo=UTC)
+
+
 class InsuranceError(Exception):
     """The root of all errors of this package.
 
@@ -135,7 +138,7 @@ class IPBannedError(RateLimitError):
         code: int | None = None,
         message: str = "",
         retry_after: float | None = None,
-        banned_until: datetime = datetime.max.replace(tzinfo=UTC),
+        banned_until: datetime = _UNKNOWN_END,
     ) -> None:
         super().__init__(
             text,

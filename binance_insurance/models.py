@@ -14,7 +14,13 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-__all__ = ["AssetBalance", "InsurancePool", "InsuranceSnapshot", "RequestWeight", "normalise_symbol"]
+__all__ = [
+    "AssetBalance",
+    "InsurancePool",
+    "InsuranceSnapshot",
+    "RequestWeight",
+    "normalise_symbol",
+]
 
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact])
 _MAX_MAGNITUDE = 100  # 10^±100: beyond any money, and it bounds what an exact sum can cost

@@ -57,6 +57,6 @@ def mocked() -> Iterator[Callable[..., None]]:
     with aioresponses() as mock:
 
         def add(url: str, **answer: Any) -> None:
-            mock.get(url, response_class=_Response, **answer)
+            mock.get(url, response_class=_Response, **answer)  # pyright: ignore[reportUnknownMemberType]
 
         yield add

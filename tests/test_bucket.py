@@ -14,6 +14,7 @@ from collections import Counter
 from itertools import count
 from math import floor, inf
 from random import Random
+from typing import TYPE_CHECKING, Self
 
 import pytest
 from hypothesis import assume, given, settings
@@ -22,6 +23,9 @@ from msgspec import Struct
 
 from binance_insurance._headers import Report
 from binance_insurance.budget.bucket import Lease, TokenBucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOCAL_START = 5_000.0
 
@@ -58,6 +62,7 @@ class ReferenceExchange:
         self._window, self._used = -1, 0
 
     def count(self, local: float, weight: int, *, ours: bool) -> int:
+        """Count an arrival and return the sum of its window."""
         at = local + self.shift
         window = floor(at / self.interval)
         if window != self._window:
@@ -78,130 +83,125 @@ class ReferenceExchange:
         )
 
 
-class Outcome(Struct):
-    """What came of a run."""
+class Simulation:
+    """A discrete run of one schedule: the bucket, the exchange, and work always waiting."""
 
-    exchange: ReferenceExchange
-    unexcused: list[str]
-    refused: int
-    first_window: int
-    last_window: int
-    most_unsettled: int
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        interval = schedule.interval
+        start_utc = 1_790_000_000 // interval * interval + schedule.phase
+        self.shift = start_utc - LOCAL_START + schedule.offset
+        self.end = LOCAL_START + schedule.windows * interval
+        self.exchange = ReferenceExchange(schedule.limit, interval, self.shift)
+        self.bucket = TokenBucket(schedule.limit, interval=interval, reserve=schedule.reserve)
+        self.unexcused: list[str] = []
+        self.most_unsettled = 0
+        self._chance = Random(schedule.seed)
+        self._events: list[tuple[float, int, Callable[[float], None]]] = []
+        self._order = count()
+        self._flying = 0
+        self._woken_at = inf
+        self._resume_at = LOCAL_START
+        self._next_weight = self._chance.choice(schedule.weights)
+        # By window: when a date first proved it, and when the newest answer was counted that was
+        # read and can be placed in it.
+        self._proved_at: dict[int, float] = {}
+        self._newest: dict[int, float] = {}
 
+    def run(self) -> Self:
+        """Play until nothing is left to happen."""
+        self._let_others_spend()
+        self._at(LOCAL_START, lambda _: None)
+        while self._events:
+            now, _, happen = heapq.heappop(self._events)
+            happen(now)
+            self._send_what_may_be_sent(now)
+        return self
 
-def simulate(schedule: Schedule) -> Outcome:
-    """Run the bucket with work always waiting (but for pauses) against the reference."""
-    chance = Random(schedule.seed)
-    start_utc = 1_790_000_000 // schedule.interval * schedule.interval + schedule.phase
-    shift = start_utc - LOCAL_START + schedule.offset
-    exchange = ReferenceExchange(schedule.limit, schedule.interval, shift)
-    bucket = TokenBucket(
-        schedule.limit, interval=schedule.interval, reserve=schedule.reserve
-    )
-    length = schedule.windows * schedule.interval
-    end = LOCAL_START + length
-    order = count()
-    events: list[tuple[float, int, str, tuple[object, ...]]] = []
+    def full_windows(self) -> range:
+        """The windows that lie whole within the run."""
+        first = floor((LOCAL_START + self.shift) / self.schedule.interval) + 1
+        return range(first, floor((self.end + self.shift) / self.schedule.interval))
 
-    def at(time: float, kind: str, *data: object) -> None:
-        heapq.heappush(events, (time, next(order), kind, data))
+    def _at(self, time: float, happen: Callable[[float], None]) -> None:
+        heapq.heappush(self._events, (time, next(self._order), happen))
 
-    time = LOCAL_START
-    while schedule.other_rate > 0:
-        time += chance.expovariate(schedule.other_rate)
-        if time > end:
-            break
-        at(time, "other", 1)
-    for share, weight in schedule.bursts:
-        at(LOCAL_START + share * length, "other", weight)
+    def _let_others_spend(self) -> None:
+        def spend(weight: int) -> Callable[[float], None]:
+            return lambda now: void(self.exchange.count(now, weight, ours=False))
 
-    flying = 0
-    refused = 0
-    unexcused: list[str] = []
-    # By window: when it was first known from a date, and when the newest answer was counted that
-    # was read and can be placed in it.
-    known_from: dict[int, float] = {}
-    newest: dict[int, float] = {}
-    most_unsettled = 0
-    woken_at = inf
-    next_weight = chance.choice(schedule.weights)
-    resume = LOCAL_START
+        others = int(self.schedule.other_rate * (self.end - LOCAL_START))
+        for _ in range(others):
+            self._at(self._chance.uniform(LOCAL_START, self.end), spend(1))
+        for share, weight in self.schedule.bursts:
+            self._at(LOCAL_START + share * (self.end - LOCAL_START), spend(weight))
 
-    def pump(now: float) -> None:
-        nonlocal flying, next_weight, woken_at, most_unsettled, resume
-        while flying < schedule.concurrency and now < end and now >= resume:
-            lease = bucket.take(next_weight, now)
+    def _send_what_may_be_sent(self, now: float) -> None:
+        while self._flying < self.schedule.concurrency and self._resume_at <= now < self.end:
+            lease = self.bucket.take(self._next_weight, now)
             if lease is None:
-                wake = bucket.wake_at(next_weight, now)
-                if wake < woken_at or woken_at <= now:
-                    woken_at = max(wake, now)
-                    at(woken_at, "wake")
+                wake = self.bucket.wake_at(self._next_weight, now)
+                if wake < self._woken_at or self._woken_at <= now:
+                    self._woken_at = max(wake, now)
+                    self._at(self._woken_at, lambda _: None)
                 return
-            flying += 1
-            next_weight = chance.choice(schedule.weights)
-            latency = chance.uniform(schedule.least_latency, schedule.most_latency)
-            up = latency * chance.random()
-            lost = chance.random() < schedule.lost
-            if lost:
-                at(now + schedule.given_up_after, "lost", lease)
-            if not lost or chance.random() < 0.7:
-                at(now + up, "arrive", lease, inf if lost else latency - up, newest.copy())
-            most_unsettled = max(most_unsettled, bucket.unsettled)
-            if chance.random() < schedule.idle:
-                resume = now + chance.uniform(0, schedule.interval)
-                at(resume, "wake")
+            self._send(lease, now)
+            self._next_weight = self._chance.choice(self.schedule.weights)
+            if self._chance.random() < self.schedule.idle:
+                self._resume_at = now + self._chance.uniform(0, self.schedule.interval)
+                self._at(self._resume_at, lambda _: None)
 
-    at(LOCAL_START, "wake")
-    while events:
-        now, _, kind, data = heapq.heappop(events)
-        if kind == "other":
-            (weight,) = data
-            assert isinstance(weight, int)
-            exchange.count(now, weight, ours=False)
-        elif kind == "arrive":
-            lease, down, read_by_then = data
-            assert isinstance(lease, Lease)
-            assert isinstance(down, float)
-            assert isinstance(read_by_then, dict)
-            used = exchange.count(now, lease.weight, ours=True)
-            if used > schedule.limit:
-                refused += 1
-                window = floor((now + shift) / schedule.interval)
-                unread = exchange.others_in(window, since=read_by_then.get(window, -inf) + shift)
-                if used - unread > schedule.limit:
-                    unexcused.append(f"at {now + shift}: {used}, of which unread {unread}")
-            status = 429 if used > schedule.limit else 200
-            if down < inf:
-                # The sum is that of the arrival, the date may be later: the worse case for us.
-                made = now + down * chance.random()
-                told = None if chance.random() < schedule.mute else used
-                report = Report(status, told, float(floor(made + shift)))
-                at(now + down, "answer", lease, report, now)
-        elif kind == "answer":
-            lease, report, counted = data
-            assert isinstance(lease, Lease)
-            assert isinstance(report, Report)
-            assert isinstance(counted, float)
-            assert report.date is not None
-            known_from.setdefault(floor(report.date / schedule.interval), now)
-            window = floor((counted + shift) / schedule.interval)
-            # The whole seconds of a date and the latency leave no doubt after this long.
-            undoubted = window * schedule.interval - shift + 1.01 + schedule.most_latency
-            if report.used_weight is not None and lease.sent_at >= min(
-                known_from.get(window, inf), undoubted
-            ):
-                newest[window] = max(newest.get(window, -inf), counted)
-            flying -= 1
-            bucket.settle(lease, now, report)
-        elif kind == "lost":
-            (lease,) = data
-            assert isinstance(lease, Lease)
-            flying -= 1
-            bucket.settle(lease, now, None)
-        pump(now)
-    first = floor((LOCAL_START + shift) / schedule.interval) + 1
-    last = floor((end + shift) / schedule.interval) - 1
-    return Outcome(exchange, unexcused, refused, first, last, most_unsettled)
+    def _send(self, lease: Lease, now: float) -> None:
+        self._flying += 1
+        self.most_unsettled = max(self.most_unsettled, self.bucket.unsettled)
+        schedule, chance = self.schedule, self._chance
+        latency = chance.uniform(schedule.least_latency, schedule.most_latency)
+        up = latency * chance.random()
+        read = self._newest.copy()
+        lost = chance.random() < schedule.lost
+        if lost:
+            self._at(now + schedule.given_up_after, lambda at: self._end(lease, at, None))
+        if not lost:
+            self._at(now + up, lambda at: self._arrive(lease, at, read, down=latency - up))
+        elif chance.random() < 0.7:
+            self._at(now + up, lambda at: self._arrive(lease, at, read, down=None))
+
+    def _arrive(
+        self, lease: Lease, now: float, read: dict[int, float], *, down: float | None
+    ) -> None:
+        schedule, shift = self.schedule, self.shift
+        used = self.exchange.count(now, lease.weight, ours=True)
+        window = floor((now + shift) / schedule.interval)
+        refused = used > schedule.limit
+        if refused:
+            unread = self.exchange.others_in(window, since=read.get(window, -inf) + shift)
+            if used - unread > schedule.limit:
+                self.unexcused.append(f"at {now + shift}: {used}, of which unread {unread}")
+        if down is not None:
+            # The sum is that of the arrival, the date may be later: the worse case for us.
+            date = float(floor(now + down * self._chance.random() + shift))
+            told = None if self._chance.random() < schedule.mute else used
+            report = Report(429 if refused else 200, told, date)
+            self._at(now + down, lambda at: self._read(lease, at, report, window, now))
+
+    def _read(self, lease: Lease, now: float, report: Report, window: int, counted: float) -> None:
+        assert report.date is not None
+        interval = self.schedule.interval
+        self._proved_at.setdefault(floor(report.date / interval), now)
+        # Latency and the whole seconds of a date leave no doubt of the window after this long.
+        undoubted = window * interval - self.shift + 1.01 + self.schedule.most_latency
+        known_at = min(self._proved_at.get(window, inf), undoubted)
+        if report.used_weight is not None and lease.sent_at >= known_at:
+            self._newest[window] = max(self._newest.get(window, -inf), counted)
+        self._end(lease, now, report)
+
+    def _end(self, lease: Lease, now: float, report: Report | None) -> None:
+        self._flying -= 1
+        self.bucket.settle(lease, now, report)
+
+
+def void(_: object) -> None:
+    """Turn a value into none."""
 
 
 @st.composite
@@ -221,9 +221,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
         least_latency=latency * draw(st.floats(0.1, 1.0)),
         most_latency=latency,
         other_rate=draw(st.sampled_from([0.0, 0.2, 1.0])) * limit / interval,
-        bursts=tuple(
-            draw(st.lists(st.tuples(st.floats(0, 1), st.integers(1, limit)), max_size=4))
-        ),
+        bursts=tuple(draw(st.lists(st.tuples(st.floats(0, 1), st.integers(1, limit)), max_size=4))),
         lost=draw(st.sampled_from([0.0, 0.01, 0.3])),
         mute=draw(st.sampled_from([0.0, 0.0, 0.05, 1.0])),
         given_up_after=draw(st.floats(2.0, 10.0)),
@@ -238,7 +236,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
 def test_it_is_never_refused_but_for_weight_that_nobody_could_have_told(
     schedule: Schedule,
 ) -> None:
-    assert simulate(schedule).unexcused == []
+    assert Simulation(schedule).run().unexcused == []
 
 
 @st.composite
@@ -274,15 +272,13 @@ def busy_schedules(draw: st.DrawFn) -> Schedule:
 @given(busy_schedules())
 @settings(max_examples=50, deadline=None)
 def test_under_load_it_uses_98_percent_of_what_others_leave(schedule: Schedule) -> None:
-    outcome = simulate(schedule)
-    assume(outcome.most_unsettled <= schedule.limit / 100)
-    assert outcome.unexcused == []
-    for window in range(outcome.first_window, outcome.last_window + 1):
-        others = outcome.exchange.others_in(window)
-        ours = outcome.exchange.ours[window]
-        assert ours >= 0.98 * (schedule.limit - schedule.reserve - others), (
-            f"window {window}: {ours} of {schedule.limit} - {schedule.reserve} - {others}"
-        )
+    run = Simulation(schedule).run()
+    assume(run.most_unsettled <= schedule.limit / 100)
+    assert run.unexcused == []
+    for window in run.full_windows():
+        ours, others = run.exchange.ours[window], run.exchange.others_in(window)
+        left = schedule.limit - schedule.reserve - others
+        assert ours >= 0.98 * left, f"window {window}: {ours} of {left}"
 
 
 NOON = 1_790_000_040.0  # a full minute of the exchange's clock
@@ -349,7 +345,9 @@ def test_after_a_pause_one_request_goes_ahead_again() -> None:
     bucket = opened(minute_bucket())
     take(bucket, 5_030.0)
     assert bucket.take(1, 5_030.0) is None
-    assert bucket.wake_at(1, 5_030.0) == pytest.approx(5_035.0), "silence is waited for, not forever"
+    assert bucket.wake_at(1, 5_030.0) == pytest.approx(5_035.0), (
+        "silence is waited for, not forever"
+    )
     take(bucket, 5_035.0)
 
 
@@ -414,9 +412,7 @@ def test_429_freezes_until_retry_after_and_for_the_rest_of_the_window() -> None:
     bucket.settle(take(bucket, 5_002.0), 5_002.1, told(None, 5_002.0, 429, retry_after=5.0))
     assert bucket.take(1, 5_008.0) is None, "the window's weight is gone whatever the header says"
     assert bucket.wake_at(1, 5_008.0) >= 5_060.0
-    bucket.settle(
-        take(bucket, 5_061.5), 5_061.6, told(None, 5_061.5, 429, retry_after=100.0)
-    )
+    bucket.settle(take(bucket, 5_061.5), 5_061.6, told(None, 5_061.5, 429, retry_after=100.0))
     assert bucket.take(1, 5_161.0) is None
     assert bucket.wake_at(1, 5_161.0) >= 5_161.6
     assert bucket.frozen_until(5_161.0) == pytest.approx(NOON + 161.6, abs=1.1)

@@ -8,12 +8,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 
 from binance_insurance import (
     BadRequestError,
     BudgetTimeoutError,
     BulkFetchError,
     ConnectError,
+    DecodeError,
     ForbiddenError,
     InsuranceClient,
     InsuranceError,
@@ -141,10 +143,8 @@ async def test_a_broken_attempt_is_translated_with_its_cause_and_retried(
     assert "\n" not in str(caught.value)
 
 
-async def test_no_connection_costs_no_weight(
-    mocked: Callable[..., None], runtime: Runtime
-) -> None:
-    key = aiohttp.client_reqrep.ConnectionKey("h", 443, True, True, None, None, None)
+async def test_no_connection_costs_no_weight(mocked: Callable[..., None], runtime: Runtime) -> None:
+    key = ConnectionKey("h", 443, True, True, None, None, None)
     refused = aiohttp.ClientConnectorError(key, OSError(111, "refused"))
     mocked(of("BTCUSDT"), exception=refused, repeat=True)
     async with make(runtime) as client:
@@ -167,9 +167,7 @@ async def test_an_outage_does_not_double_the_load(
         assert client.stats().requests_sent == 600
 
 
-async def test_successes_earn_new_retries(
-    mocked: Callable[..., None], runtime: Runtime
-) -> None:
+async def test_successes_earn_new_retries(mocked: Callable[..., None], runtime: Runtime) -> None:
     mocked(of("BTCUSDT"), status=503, repeat=100 + 40 * 4)
     mocked(of("ETHUSDT"), body=POOL, repeat=True)
     async with make(runtime) as client:
@@ -267,7 +265,9 @@ async def test_a_partial_failure_keeps_what_did_arrive(
     ]
 
 
-@pytest.mark.parametrize("symbol", ["", "  ", "BTC USDT", "BTC\nUSDT", "A" * 65, "BTC\x00", "A\u2028B"])
+@pytest.mark.parametrize(
+    "symbol", ["", "  ", "BTC USDT", "BTC\nUSDT", "A" * 65, "BTC\x00", "A\u2028B"]
+)
 async def test_what_cannot_be_a_symbol_is_refused_before_anything_is_sent(
     runtime: Runtime, symbol: str
 ) -> None:
@@ -373,3 +373,24 @@ async def test_the_symbol_is_encoded_and_a_path_in_the_base_url_kept(
     )
     async with make(runtime, base_url="http://gateway/binance/") as client:
         assert "币安USDT" in await client.fetch_pool("币安usdt")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b'{"rateLimits":[]}', r"no REQUEST_WEIGHT limit for 60 s - at `\$.rateLimits`"),
+        (
+            b'{"rateLimits":[{"rateLimitType":"ORDERS","interval":"MINUTE",'
+            b'"intervalNum":1,"limit":1200}]}',
+            "no REQUEST_WEIGHT limit",
+        ),
+        (b'{"rateLimits":7}', r"got `int` - at `\$.rateLimits`"),
+    ],
+)
+async def test_an_exchange_info_without_the_limit_is_an_error(
+    mocked: Callable[..., None], runtime: Runtime, answer: bytes, reason: str
+) -> None:
+    mocked("https://fapi.binance.com/fapi/v1/exchangeInfo", body=answer)
+    async with make(runtime) as client:
+        with pytest.raises(DecodeError, match=reason):
+            await client.fetch_request_weight()

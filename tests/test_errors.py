@@ -33,9 +33,7 @@ def test_the_tree_is_the_documented_one() -> None:
 
 
 def test_all_errors_are_exported() -> None:
-    defined = {
-        getattr(bi, name) for name in bi.__all__ if isinstance(getattr(bi, name), type)
-    }
+    defined = {getattr(bi, name) for name in bi.__all__ if isinstance(getattr(bi, name), type)}
     assert {kind for kind in defined if issubclass(kind, Exception)} == set(TREE)
     assert bi.__all__ == sorted(bi.__all__)
 
@@ -51,11 +49,9 @@ def test_all_errors_are_exported() -> None:
     ],
 )
 def test_an_error_survives_pickling(error: bi.InsuranceError) -> None:
-    copy = pickle.loads(pickle.dumps(error))
+    copy: bi.InsuranceError = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy)) == (type(error), str(error))
-    assert {k: repr(v) for k, v in vars(copy).items()} == {
-        k: repr(v) for k, v in vars(error).items()
-    }
+    assert repr(vars(copy)) == repr(vars(error))
 
 
 def test_an_error_names_its_symbol_first() -> None:

@@ -82,7 +82,11 @@ def test_date(text: str, date: float | None) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "end"),
     [
-        (418, b'{"code":-1003,"msg":"IP(1.2.3.4) banned until 1615183669840. Please"}', 1615183669.84),
+        (
+            418,
+            b'{"code":-1003,"msg":"IP(1.2.3.4) banned until 1615183669840. Please"}',
+            1615183669.84,
+        ),
         (418, b"<html>banned until 1615183669840</html>", 1615183669.84),
         (418, b"banned until 99999999999999999999", None),
         (418, b"\xff\xfe", None),

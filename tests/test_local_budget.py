@@ -34,14 +34,18 @@ async def open_window(budget: LocalBudget, used: int = 1) -> None:
     budget.settle(lease, answer(used))
 
 
+def timers() -> list[asyncio.TimerHandle]:
+    """The timers that the loop still waits for."""
+    scheduled: list[asyncio.TimerHandle] = vars(asyncio.get_running_loop())["_scheduled"]
+    return [timer for timer in scheduled if not timer.cancelled()]
+
+
 def assert_nothing_left(budget: LocalBudget) -> None:
     """No weight, no waiter, no task and no timer stays behind."""
     state = budget.state()
     assert (state.in_flight, state.waiting) == (0, 0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    loop = asyncio.get_running_loop()
-    timers = [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
-    assert timers == []
+    assert timers() == []
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -211,13 +215,10 @@ async def test_one_timer_whatever_the_number_of_waiters(budget: LocalBudget) -> 
     await open_window(budget, used=90)
     waiting = [asyncio.create_task(budget.acquire()) for _ in range(80)]
     await asyncio.sleep(0)
-    loop = asyncio.get_running_loop()
-    timers = [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
-    assert len(timers) == 1
+    assert len(timers()) == 1
     leases: list[Lease] = [await waiting[0]]
     budget.settle(leases.pop(), answer(1))
-    for task in waiting[1:]:
-        leases.append(await task)
+    leases += await asyncio.gather(*waiting[1:])
     for lease in leases:
         budget.release(lease)
     assert_nothing_left(budget)

@@ -71,7 +71,7 @@ async def test_a_balance_keeps_every_digit(mocked: Callable[..., None], text: st
         (body().replace(b"1745366402000", b"-1"), r"at `\$.assets\[0\].updateTime`"),
         (body().replace(b"1745366402000", b'"soon"'), r"at `\$.assets\[0\].updateTime`"),
         (body().replace(b"USDT", b"US\xffDT"), "utf-8"),
-        (b'{"x":' * 10_000 + b'1' + b'}' * 10_000, "recursion"),
+        (b'{"x":' * 10_000 + b"1" + b"}" * 10_000, "recursion"),
     ],
 )
 async def test_what_is_not_a_pool_is_an_error_and_never_an_empty_pool(

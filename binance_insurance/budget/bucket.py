@@ -136,7 +136,7 @@ class TokenBucket:
         if now < self._frozen_until or now < self._ban_ends:
             return None
         bound = self._reported + self._unsettled
-        if (bound if bound > self._spent else self._spent) + weight > self.capacity:
+        if (max(self._spent, bound)) + weight > self.capacity:
             return None
         lease = Lease(weight, now, self._epoch)
         if now >= self._trusted_until:

@@ -30,14 +30,14 @@ class Documented(Scenario):
     """Exactly the pools that the exchange's documentation shows, which never change."""
 
     def __init__(self) -> None:
-        folder = files(__package__) / "documented"
+        folder = files("binance_insurance.sandbox") / "documented"
         one = msgspec.json.decode((folder / "pool.json").read_bytes(), type=InsurancePool)
         several = msgspec.json.decode(
             (folder / "pools.json").read_bytes(), type=tuple[InsurancePool, ...]
         )
         self._pools = (one, *several)
 
-    def pools(self, at: float) -> tuple[InsurancePool, ...]:  # noqa: ARG002
+    def pools(self, at: float) -> tuple[InsurancePool, ...]:
         """Return the documented pools."""
         return self._pools
 
@@ -57,8 +57,8 @@ class Market(Scenario):
         self._seed = seed
         self._move_every = move_every
         chance = Random(seed)  # noqa: S311 - a generated market, not a secret
-        bases = set(_CHINESE)
-        while len(bases) < 850:  # noqa: PLR2004
+        bases: set[str] = set(_CHINESE)
+        while len(bases) < 850:
             name = "".join(chance.choices(_LETTERS, k=chance.randint(2, 7)))
             bases.add(chance.choice(("", "", "", "", "1000")) + name)
         others = sorted(bases - set(_MAJORS))
@@ -74,7 +74,7 @@ class Market(Scenario):
         rest = iter(others)
         for size in sizes:
             group = [f"{next(rest)}USDT" for _ in range(size)]
-            if size > 60:  # noqa: PLR2004
+            if size > 60:
                 group += [f"{name[:-4]}USDC" for name in group[:8]]
                 group += [f"{name}_{day}" for name in group[:2] for day in _DELIVERIES]
             self._groups.append(sorted(group))
@@ -104,9 +104,7 @@ class Market(Scenario):
                         for asset, base in bases.items()
                     ),
                 )
-                for number, (group, bases) in enumerate(
-                    zip(self._groups, self._bases, strict=True)
-                )
+                for number, (group, bases) in enumerate(zip(self._groups, self._bases, strict=True))
             )
             self._step = step
         return self._pools

@@ -1,0 +1,236 @@
+"""The commands, and what the shell gets to see of an error."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Never
+
+import typer
+from rich.console import Console
+
+from .. import __version__
+from ..client import InsuranceClient
+from ..errors import (
+    BadRequestError,
+    BudgetTimeoutError,
+    BulkFetchError,
+    InsuranceError,
+    RateLimitError,
+    TransportError,
+)
+from ..sandbox import Sandbox
+from . import _output
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+
+    from ..models import InsurancePool
+
+USAGE, LIMITED, NETWORK, BAD_ANSWER = 2, 3, 4, 5
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    epilog="Exit codes: 0 done, 2 usage, 3 banned or limited, 4 network, 5 bad answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"binance-insurance {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """How much insurance stands behind each Binance USDⓈ-M futures symbol."""
+
+
+class Format(StrEnum):
+    """How to print."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+class Scenario(StrEnum):
+    """What a local exchange holds."""
+
+    DOCUMENTED = "documented"
+    MARKET = "market"
+
+
+BaseUrl = Annotated[
+    str,
+    typer.Option(
+        "--base-url", envvar="BINANCE_INSURANCE_BASE_URL", help="Exchange to ask.", metavar="URL"
+    ),
+]
+UseSandbox = Annotated[
+    bool, typer.Option("--sandbox", help="Ask a local exchange that runs just for this command.")
+]
+ScenarioOption = Annotated[
+    Scenario, typer.Option(help="What the local exchange holds.", show_choices=True)
+]
+Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds for everything.", metavar="S")]
+DEFAULT_URL = "https://fapi.binance.com"
+
+
+@app.command()
+def pools(
+    symbols: Annotated[
+        list[str] | None, typer.Argument(help="Symbols to ask for; none: every pool.")
+    ] = None,
+    *,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = Format.TABLE,
+    base_url: BaseUrl = DEFAULT_URL,
+    sandbox: UseSandbox = False,
+    scenario: ScenarioOption = Scenario.DOCUMENTED,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Print the insurance pools behind symbols, or every pool."""
+
+    async def show(client: InsuranceClient) -> None:
+        asked: dict[str, InsurancePool] = {}
+        failure = None
+        if symbols:
+            try:
+                asked = await client.fetch_pools(symbols, timeout=timeout)
+            except BulkFetchError as error:
+                asked, failure = error.pools, error
+            found = tuple(dict.fromkeys(asked.values()))  # each pool once
+        else:
+            found = (await client.fetch_snapshot(timeout=timeout)).pools
+        if found:
+            _print(format, asked, found)
+        if failure is not None:
+            errors = list(failure.errors.values())
+            raise errors[0] if len(errors) == 1 else failure
+
+    _run(_with_client(show, base_url, scenario if sandbox else None))
+
+
+@app.command()
+def limits(
+    *,
+    format: Annotated[Format, typer.Option("--format", "-f", help="table or json.")] = Format.TABLE,
+    base_url: BaseUrl = DEFAULT_URL,
+    sandbox: UseSandbox = False,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Print used weight, what is left of the limit, and when the window turns."""
+    if format is Format.CSV:
+        raise typer.BadParameter("limits prints a table or json", param_hint="--format")
+
+    async def show(client: InsuranceClient) -> None:
+        weight = await client.fetch_request_weight(timeout=timeout)
+        budget = client.budget.state()
+        if format is Format.TABLE:
+            _console().print(_output.weight_table(weight, budget))
+        else:
+            print(_output.weight_json(weight, budget))
+
+    _run(_with_client(show, base_url, Scenario.DOCUMENTED if sandbox else None))
+
+
+@app.command()
+def sandbox(
+    *,
+    scenario: ScenarioOption = Scenario.MARKET,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8089,
+    limit: Annotated[int, typer.Option(min=1, help="Request weight per minute.")] = 2400,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds before each answer.")] = 0.0,
+) -> None:
+    """Serve a local exchange until Ctrl-C."""
+
+    async def serve() -> None:
+        exchange = Sandbox(scenario.value, host=host, port=port, limit=limit, latency=latency)
+        try:
+            await exchange.__aenter__()
+        except OSError as error:
+            _fail(f"cannot listen on {host}:{port}: {error.strerror or error}", NETWORK)
+        try:
+            print(f"{exchange.url} serves the scenario {scenario.value!r}; Ctrl-C ends it")
+            print(f"export BINANCE_INSURANCE_BASE_URL={exchange.url}", flush=True)
+            await asyncio.Event().wait()
+        finally:
+            await exchange.__aexit__(None, None, None)
+
+    _run(serve(), interrupted=0)
+
+
+async def _with_client(
+    show: Callable[[InsuranceClient], Awaitable[None]], base_url: str, scenario: Scenario | None
+) -> None:
+    """Run a command's question against the exchange, or a local one made for it."""
+    async with AsyncExitStack() as stack:
+        if scenario is not None:
+            base_url = (await stack.enter_async_context(Sandbox(scenario.value))).url
+        try:
+            client = await stack.enter_async_context(InsuranceClient(base_url))
+            await show(client)
+        except ValueError as error:
+            _fail(str(error), USAGE)
+
+
+def _print(
+    format: Format,
+    asked: Mapping[str, InsurancePool],
+    found: Sequence[InsurancePool],
+) -> None:
+    if format is Format.TABLE:
+        _console().print(_output.pools_table(list(asked), found))
+    elif format is Format.JSON:
+        print(_output.pools_json(found))
+    else:
+        print(_output.pools_csv(found))
+
+
+def _run(work: Coroutine[object, object, None], *, interrupted: int = _INTERRUPTED) -> None:
+    try:
+        asyncio.run(work)
+    except InsuranceError as error:
+        _fail(str(error), _exit_code(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(interrupted) from None
+
+
+def _exit_code(error: InsuranceError) -> int:
+    """Sort an error into the kinds that a script tells apart."""
+    if isinstance(error, BulkFetchError):
+        return max(_exit_code(each) for each in error.errors.values())
+    if isinstance(error, BadRequestError):
+        return USAGE
+    if isinstance(error, (RateLimitError, BudgetTimeoutError)):
+        return LIMITED
+    return NETWORK if isinstance(error, TransportError) else BAD_ANSWER
+
+
+def _fail(message: str, code: int) -> Never:
+    print(f"binance-insurance: {' '.join(message.split())}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _console() -> Console:
+    # A pipe has no width: nothing is worth breaking a line for.
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def run() -> None:
+    """Run the command line and exit."""
+    app()

@@ -1,0 +1,110 @@
+"""Pools and weights as tables for people, and as JSON and CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+import msgspec
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from decimal import Decimal
+
+    from rich.console import RenderableType
+
+    from ..budget import BudgetState
+    from ..models import InsurancePool, RequestWeight
+
+_FIELDS = ("asset", "margin_balance", "update_time", "symbols")
+
+
+def pools_table(asked: Sequence[str], pools: Sequence[InsurancePool]) -> Table:
+    """Draw one block for each pool: what it holds, and the symbols behind which it stands."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column("Behind", overflow="fold", ratio=1)
+    table.add_column("Balance", justify="right", no_wrap=True)
+    table.add_column("Asset", no_wrap=True)
+    table.add_column("Updated (UTC)", no_wrap=True, style="dim")
+    for number, pool in enumerate(pools):
+        if number:
+            table.add_section()
+        behind = _behind(pool, [symbol for symbol in asked if symbol in pool.symbols])
+        width = max(len(_fraction(held.margin_balance)) for held in pool.assets)
+        for row, held in enumerate(pool.assets):
+            amount = f"{held.margin_balance:,f}"
+            pad = " " * (width - len(_fraction(held.margin_balance)))
+            table.add_row(
+                behind if row == 0 else "",
+                amount + pad,
+                held.asset,
+                f"{held.updated_at:%Y-%m-%d %H:%M:%S}",
+            )
+    return table
+
+
+def pools_json(pools: Sequence[InsurancePool]) -> str:
+    """Write a list of pools as the exchange does, each once."""
+    return msgspec.json.format(msgspec.json.encode(pools), indent=2).decode()
+
+
+def pools_csv(pools: Iterable[InsurancePool]) -> str:
+    """Write a line for each asset of each pool, so that adding up a column counts nothing twice."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_FIELDS)
+    for pool in pools:
+        symbols = " ".join(pool.symbols)
+        for held in pool.assets:
+            writer.writerow((held.asset, f"{held.margin_balance:f}", held.update_time, symbols))
+    return out.getvalue().rstrip("\n")
+
+
+def weight_table(weight: RequestWeight, budget: BudgetState) -> RenderableType:
+    """Draw what the exchange grants, what is used and left, and when the window turns."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    known = weight.used_weight is not None
+    table.add_row("Limit", f"{weight.limit:,}", f"weight per {weight.interval} s, for the whole IP")
+    table.add_row(
+        "Used",
+        f"{weight.used_weight:,}" if known else "unknown",
+        "by all clients on the IP, this question included",
+    )
+    table.add_row("Left", f"{weight.left:,}" if known else "unknown", "for all clients on the IP")
+    table.add_row("Ours", f"{budget.available:,}", f"after a reserve of {budget.reserve:,}")
+    turn = f"{weight.resets_at:%H:%M:%S}" if weight.resets_at else "unknown"
+    table.add_row("Resets", turn, "UTC, by the exchange's clock")
+    return table
+
+
+def weight_json(weight: RequestWeight, budget: BudgetState) -> str:
+    """Write the same as JSON."""
+    content = {
+        **msgspec.structs.asdict(weight),
+        "left": weight.left,
+        "available": budget.available,
+        "reserve": budget.reserve,
+    }
+    return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
+
+
+def _behind(pool: InsurancePool, asked: Sequence[str]) -> Text:
+    """Name what was asked for first, then how many more, or all if nothing was asked for."""
+    if not asked:
+        return Text(" ".join(pool.symbols))
+    text = Text(" ".join(asked), style="bold")
+    more = len(pool.symbols) - len(asked)
+    if more > 0:
+        text.append(f"\nand {more} more", style="not bold dim")
+    return text
+
+
+def _fraction(amount: Decimal) -> str:
+    return f"{amount:f}".partition(".")[2]

@@ -1,0 +1,185 @@
+"""The command line as a shell sees it: output, errors and exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from binance_insurance.cli import main
+from binance_insurance.cli._app import app
+from binance_insurance.sandbox import Fault, Sandbox
+
+USAGE, LIMITED, NETWORK, BAD_ANSWER = 2, 3, 4, 5
+
+
+def run(*arguments: str, **env: str) -> Result:
+    """Run a command in this process."""
+    result = CliRunner().invoke(app, arguments, env=env)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def exchange() -> Iterator[Sandbox]:
+    """A local exchange on a loop of its own, for commands that run theirs."""
+    sandbox = Sandbox()
+    loop = asyncio.new_event_loop()
+    started, done = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with sandbox:
+            started.set()
+            await done.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert started.wait(10)
+    yield sandbox
+    loop.call_soon_threadsafe(done.set)
+    thread.join()
+    loop.close()
+
+
+def test_the_main_job_prints_the_documented_pools_exactly() -> None:
+    result = run("pools", "--sandbox")
+    assert result.exit_code == 0
+    line = next(line for line in result.output.splitlines() if "793,930,579.315848" in line)
+    assert line.split()[1:3] == ["USDT", "2025-04-23"]
+    for amount in ("299,999,998.6497832", "61.73143554", "633,223.99396922"):
+        assert amount in result.output
+    for amount in ("314,151,411.06482935", "5,166,686.84431694"):
+        assert amount in result.output
+
+
+def test_symbols_are_named_first_and_their_pool_once() -> None:
+    result = run("pools", "btcusdt", "ADAUSDT", "ETHUSDT", "--sandbox")
+    assert result.output.count("793,930,579.315848") == 1
+    assert "BTCUSDT ETHUSDT" in result.output
+    assert "and 6 more" in result.output
+    assert "and 10 more" in result.output
+
+
+def test_json_is_the_list_of_pools_with_exact_strings() -> None:
+    pools = json.loads(run("pools", "--sandbox", "--format", "json").output)
+    assert len(pools) == 3
+    assert pools[0]["assets"][1]["marginBalance"] == "793930579.315848"
+    asked = json.loads(run("pools", "BTCUSDT", "ETHUSDT", "-f", "json", "--sandbox").output)
+    assert asked == pools[:1]
+
+
+def test_csv_has_a_line_for_each_asset_of_each_pool() -> None:
+    lines = run("pools", "--sandbox", "--format", "csv").output.splitlines()
+    assert lines[0] == "asset,margin_balance,update_time,symbols"
+    assert len(lines) == 7
+    assert lines[2].startswith("USDT,793930579.315848,1745366402000,BNBUSDT BTCUSDT ")
+
+
+def test_the_generated_market_can_be_shown() -> None:
+    result = run("pools", "--sandbox", "--scenario", "market", "-f", "csv")
+    assert len(result.output.splitlines()) == 64
+    assert "\nUSDT,0.00000000," in result.output, "zero is a number, in full"
+
+
+def test_limits_tell_what_is_used_and_left(exchange: Sandbox) -> None:
+    exchange.spend_elsewhere(1399)
+    result = run("limits", "--base-url", exchange.url)
+    words = [line.split()[:2] for line in result.output.splitlines()]
+    assert words[:4] == [["Limit", "2,400"], ["Used", "1,400"], ["Left", "1,000"], ["Ours", "520"]]
+    weight = json.loads(run("limits", "-f", "json", BINANCE_INSURANCE_BASE_URL=exchange.url).output)
+    assert (weight["limit"], weight["used_weight"], weight["left"]) == (2400, 1401, 999)
+    assert run("limits", "--sandbox", "-f", "csv").exit_code == USAGE
+    exchange.used_weight_header = "missing"
+    assert "unknown" in run("limits", "--base-url", exchange.url).output
+
+
+def test_what_did_arrive_is_printed_before_the_error(exchange: Sandbox) -> None:
+    result = run("pools", "BTCUSDT", "NOPE", "--base-url", exchange.url)
+    assert result.exit_code == USAGE
+    assert "793,930,579.315848" in result.stdout
+    assert result.stderr == "binance-insurance: NOPE: HTTP 400: Invalid symbol. (code -1121)\n"
+    result = run("pools", "BTCUSDT", "NOPE", "NADA", "--base-url", exchange.url)
+    assert "2 of 3 symbols failed; the first: InvalidSymbolError: NOPE" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        (Fault.of_status(418, b"", {"Retry-After": "300"}), LIMITED, "bans this IP until"),
+        (Fault.of_status(429, b"", {"Retry-After": "300"}), LIMITED, "weight limit"),
+        (Fault.of_status(403, b"<html>"), BAD_ANSWER, "firewall"),
+        (Fault.html(), BAD_ANSWER, "not the documented answer"),
+        (Fault.stall(), NETWORK, "no complete answer within 0.05 s"),
+    ],
+)
+def test_each_kind_of_error_is_one_line_and_has_its_exit_code(
+    exchange: Sandbox, fault: Fault, code: int, words: str
+) -> None:
+    exchange.inject(fault)
+    result = run("pools", "--timeout", "0.05", "--base-url", exchange.url)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["pools", "BTC USDT", "--sandbox"], USAGE, "whitespace"),
+        (["pools", "--base-url", "nowhere"], USAGE, "base_url must be"),
+        (
+            ["pools", "--base-url", "http://127.0.0.1:9", "--timeout", "0.01"],
+            NETWORK,
+            "cannot connect",
+        ),
+    ],
+)
+def test_usage_and_network_errors(arguments: list[str], code: int, words: str) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
+    assert words in result.stderr
+
+
+def test_the_version_is_printed() -> None:
+    assert run("--version").output.startswith("binance-insurance 0.")
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(sys.modules):
+        if name.startswith(("typer", "binance_insurance.cli._")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit, match="binance-insurance\\[cli\\]"):
+        main()
+
+
+def test_the_sandbox_serves_until_it_is_interrupted() -> None:
+    command = [sys.executable, "-m", "binance_insurance", "sandbox", "--port", "0"]
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        assert "serves the scenario 'market'" in process.stdout.readline()
+        _, _, url = process.stdout.readline().strip().partition("=")
+        result = run("pools", "BTCUSDT", BINANCE_INSURANCE_BASE_URL=url)
+        assert result.exit_code == 0
+        assert "and 12 more" in result.output
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def test_a_port_in_use_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("sandbox", "--port", str(taken.getsockname()[1]))
+    assert result.exit_code == NETWORK
+    assert "cannot listen on 127.0.0.1" in result.stderr
