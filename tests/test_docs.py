@@ -1,0 +1,67 @@
+"""Every code block and command in README and docs runs, and README's output is what it shows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from binance_insurance.cli._app import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(language: str) -> list[pytest.param]:  # type: ignore[valid-type]
+    """All blocks of a language, named by their page."""
+    return [
+        pytest.param(block[2], id=f"{page.name}-{number}")
+        for page in PAGES
+        for number, block in enumerate(FENCE.finditer(page.read_text("utf-8")))
+        if block[1] == language
+    ]
+
+
+def commands() -> list[str]:
+    """The commands of ours that end by themselves."""
+    lines = [line for param in blocks("console") for line in str(param.values[0]).splitlines()]
+    ours = [line for line in lines if line.startswith("binance-insurance ")]
+    return [line for line in ours if not line.startswith("binance-insurance sandbox")]
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_a_python_block_runs_by_itself(code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_runs(command: str) -> None:
+    result = CliRunner().invoke(app, shlex.split(command, comments=True)[1:])
+    assert result.exit_code == 0
+    assert result.stdout
+
+
+def test_the_readme_shows_what_its_example_prints() -> None:
+    page = (ROOT / "README.md").read_text("utf-8")
+    code, shown = (
+        next(block[2] for block in FENCE.finditer(page) if block[1] == language)
+        for language in ("python", "")
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == shown
+
+
+def test_the_pages_link_to_files_that_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
