@@ -168,7 +168,9 @@ def _translate(error: Exception, symbol: str | None, seconds: float | None) -> T
     if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.InvalidURL)):
         return ConnectError(f"cannot connect: {why}", symbol=symbol)
     if isinstance(error, TimeoutError):
-        return RequestTimeoutError(f"no complete answer within {round(seconds or 0, 2):g} s", symbol=symbol)
+        return RequestTimeoutError(
+            f"no complete answer within {round(seconds or 0, 2):g} s", symbol=symbol
+        )
     if isinstance(error, aiohttp.ClientPayloadError):
         return TransportError(f"the answer was cut off: {why}", symbol=symbol)
     return TransportError(f"the connection broke: {why}", symbol=symbol)

@@ -380,8 +380,7 @@ async def test_the_symbol_is_encoded_and_a_path_in_the_base_url_kept(
     [
         (b'{"rateLimits":[]}', r"no REQUEST_WEIGHT limit for 60 s - at `\$.rateLimits`"),
         (
-            b'{"rateLimits":[{"rateLimitType":"ORDERS","interval":"MINUTE",'
-            b'"intervalNum":1,"limit":1200}]}',
+            b'{"rateLimits":[{"rateLimitType":"ORDERS","interval":"MINUTE","intervalNum":1,"limit":9}]}',
             "no REQUEST_WEIGHT limit",
         ),
         (b'{"rateLimits":7}', r"got `int` - at `\$.rateLimits`"),

@@ -18,24 +18,27 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-def blocks(language: str) -> list[pytest.param]:  # type: ignore[valid-type]
-    """All blocks of a language, named by their page."""
-    return [
-        pytest.param(block[2], id=f"{page.name}-{number}")
+def blocks(language: str) -> dict[str, str]:
+    """All blocks of a language, by page and number."""
+    return {
+        f"{page.name}-{number}": block[2]
         for page in PAGES
         for number, block in enumerate(FENCE.finditer(page.read_text("utf-8")))
         if block[1] == language
-    ]
+    }
 
 
 def commands() -> list[str]:
     """The commands of ours that end by themselves."""
-    lines = [line for param in blocks("console") for line in str(param.values[0]).splitlines()]
+    lines = [line for block in blocks("console").values() for line in block.splitlines()]
     ours = [line for line in lines if line.startswith("binance-insurance ")]
     return [line for line in ours if not line.startswith("binance-insurance sandbox")]
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+PYTHON = blocks("python")
+
+
+@pytest.mark.parametrize("code", PYTHON.values(), ids=PYTHON.keys())
 def test_a_python_block_runs_by_itself(code: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
