@@ -8,6 +8,7 @@ whether its weight comes back, so in doubt it is not a `ConnectError`.
 from __future__ import annotations
 
 import ssl
+import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from yarl import URL
 from .errors import ConnectError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, ClientResponse
 
@@ -63,7 +64,7 @@ class Transport:
         self._api = url.with_query(None).with_fragment(None) / "fapi/v1"
         self._url = lru_cache(maxsize=4096)(self._build_url)
         self._session = session
-        self._owns_session = session is None
+        self._keeper: AsyncGenerator[aiohttp.ClientSession] | None = None
         self._max_connections = max_connections
         self._attempt_timeout = attempt_timeout
         self._timeout = _client_timeout(attempt_timeout)
@@ -85,8 +86,12 @@ class Transport:
             TransportError: the connection broke, or the answer was cut off or over 8 MiB.
         """
         session = self._session
-        if session is None:
-            session = self._session = self._open_session()
+        if session is None or (session.closed and self._keeper is not None):
+            self._keeper = _keep_session(self._max_connections)
+            # Held from outside as well, so that the garbage collector takes the session's owner
+            # first. Then asyncio finishes the generator, which closes the session.
+            weakref.finalize(self, _let_go, self._keeper).atexit = False
+            session = self._session = await anext(self._keeper)
         limit = self._timeout
         if timeout is not None and timeout < self._attempt_timeout:
             limit = _client_timeout(max(timeout, _SHORTEST))  # to aiohttp, 0 means no timeout
@@ -108,19 +113,33 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close the session if it is our own."""
-        session, self._session = self._session, None
-        if session is not None and self._owns_session:
-            await session.close()
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            self._session = None
+            await keeper.aclose()
 
     def _build_url(self, endpoint: str, symbol: str | None) -> URL:
         url = self._api / endpoint
         return url if symbol is None else url.with_query(symbol=symbol)
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._max_connections),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+
+async def _keep_session(max_connections: int) -> AsyncGenerator[aiohttp.ClientSession]:
+    """Open a session and close it when closed itself.
+
+    Also when a client is forgotten, or its loop ends first: asyncio finishes generators then.
+    """
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=max_connections),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+def _let_go(keeper: AsyncGenerator[aiohttp.ClientSession]) -> None:
+    """Drop the last reference to a generator."""
 
 
 class _InterruptedError(aiohttp.ClientError):

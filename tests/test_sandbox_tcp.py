@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from typing import Any
@@ -321,6 +323,33 @@ async def test_closing_with_calls_in_flight_is_clean(exchange: Sandbox, runtime:
         with pytest.raises(TransportError, match="the client was closed during the call"):
             await call
     gc.collect()
+
+
+FORGETFUL = """
+import asyncio, gc
+from binance_insurance import InsuranceClient
+from binance_insurance.sandbox import Sandbox
+
+async def main():
+    async with Sandbox() as exchange:
+        await InsuranceClient(exchange.url).fetch_pool("BTCUSDT")  # never closed, dropped
+        gc.collect()
+        kept = InsuranceClient(exchange.url)  # never closed, alive until the loop ends
+        await kept.fetch_pool("BTCUSDT")
+        return kept
+
+kept = asyncio.run(main())
+"""
+
+
+def test_a_client_that_is_never_closed_leaves_no_warning() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", FORGETFUL],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 async def test_cancelled_requests_stay_charged(exchange: Sandbox, client: InsuranceClient) -> None:
