@@ -44,7 +44,7 @@ class _RateLimit(msgspec.Struct, rename="camel"):
     rate_limit_type: str
     interval: str
     interval_num: int
-    limit: int
+    limit: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _ExchangeInfo(msgspec.Struct, rename="camel"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 import weakref
 from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -26,15 +27,25 @@ if TYPE_CHECKING:
 MAX_BODY = 8 * 1024 * 1024
 _CONNECT_TIMEOUT = 5.0
 _SHORTEST = 0.001
+# Hosts that cannot be spelled in DNS are a UnicodeError.
+_FOREIGN = (aiohttp.ClientError, OSError, ssl.SSLError, UnicodeError)
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
 
 
 class Answer(Struct, frozen=True):
-    """A complete answer: status, headers and the whole decompressed body."""
+    """One answer.
+
+    Attributes:
+        status: the HTTP status.
+        headers: the headers, in any case.
+        body: the whole decompressed body; empty if it did not arrive whole.
+        failure: why the body did not arrive whole, or None. Status and headers count even so.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    failure: TransportError | None = None
 
 
 class Transport:
@@ -73,7 +84,7 @@ class Transport:
         self._middlewares = (*shared, _send_once)
 
     async def get(self, endpoint: str, symbol: str | None, timeout: float | None) -> Answer:
-        """Ask once and read the whole answer, within `timeout` seconds and the attempt's timeout.
+        """Ask once and read the answer, within `timeout` seconds and the attempt's timeout.
 
         Args:
             endpoint: the last part of the path, such as `insuranceBalance`.
@@ -82,8 +93,8 @@ class Transport:
 
         Raises:
             ConnectError: nothing was sent.
-            RequestTimeoutError: no complete answer in time.
-            TransportError: the connection broke, or the answer was cut off or over 8 MiB.
+            RequestTimeoutError: no answer in time.
+            TransportError: the connection broke before an answer.
         """
         session = self._session
         if session is None or (session.closed and self._keeper is not None):
@@ -92,6 +103,8 @@ class Transport:
             # first. Then asyncio finishes the generator, which closes the session.
             weakref.finalize(self, _let_go, self._keeper).atexit = False
             session = self._session = await anext(self._keeper)
+        if session.closed:
+            raise ConnectError("the aiohttp session that was given is closed", symbol=symbol)
         limit = self._timeout
         if timeout is not None and timeout < self._attempt_timeout:
             limit = _client_timeout(max(timeout, _SHORTEST))  # to aiohttp, 0 means no timeout
@@ -103,12 +116,17 @@ class Transport:
                 timeout=limit,
                 allow_redirects=False,
                 raise_for_status=False,
+                auto_decompress=True,
                 middlewares=self._middlewares,
             ) as response:
-                return Answer(response.status, response.headers, await _read(response, symbol))
-        except TransportError:
-            raise
-        except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
+                try:
+                    body, failure = await _read(response), None
+                except _FOREIGN as error:
+                    response.close()
+                    body, failure = b"", _translate(error, symbol, limit.total)
+                    failure.__cause__ = error
+                return Answer(response.status, response.headers, body, failure)
+        except _FOREIGN as error:
             raise _translate(error, symbol, limit.total) from error
 
     async def aclose(self) -> None:
@@ -161,10 +179,17 @@ async def _send_once(request: ClientRequest, send: ClientHandlerType) -> ClientR
 
 
 def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=seconds, connect=min(seconds, _CONNECT_TIMEOUT))
+    # aiohttp would round what is longer than the threshold up to a full second of its clock.
+    return aiohttp.ClientTimeout(
+        total=seconds, connect=min(seconds, _CONNECT_TIMEOUT), ceil_threshold=inf
+    )
 
 
-async def _read(response: ClientResponse, symbol: str | None) -> bytes:
+class _TooLargeError(aiohttp.ClientPayloadError):
+    """The body is larger than any answer of the exchange."""
+
+
+async def _read(response: ClientResponse) -> bytes:
     """Read the body in pieces, so that one too large is dropped before it fills the memory."""
     content = response.content
     body = await content.readany()
@@ -173,8 +198,7 @@ async def _read(response: ClientResponse, symbol: str | None) -> bytes:
         if len(body) > MAX_BODY:
             break
     if len(body) > MAX_BODY:
-        response.close()
-        raise TransportError(f"the answer is larger than {MAX_BODY >> 20} MiB", symbol=symbol)
+        raise _TooLargeError
     return body
 
 
@@ -184,12 +208,14 @@ def _translate(error: Exception, symbol: str | None, seconds: float | None) -> T
         return ConnectError(f"no connection in time: {why}", symbol=symbol)
     if isinstance(error, aiohttp.ClientSSLError):
         return ConnectError(f"no trusted TLS connection: {why}", symbol=symbol)
-    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.InvalidURL)):
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.InvalidURL, UnicodeError)):
         return ConnectError(f"cannot connect: {why}", symbol=symbol)
     if isinstance(error, TimeoutError):
         return RequestTimeoutError(
             f"no complete answer within {round(seconds or 0, 2):g} s", symbol=symbol
         )
+    if isinstance(error, _TooLargeError):
+        return TransportError(f"the answer is larger than {MAX_BODY >> 20} MiB", symbol=symbol)
     if isinstance(error, aiohttp.ClientPayloadError):
         return TransportError(f"the answer was cut off: {why}", symbol=symbol)
     return TransportError(f"the connection broke: {why}", symbol=symbol)

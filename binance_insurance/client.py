@@ -12,7 +12,7 @@ from ._decoding import decode_pool, decode_pools, decode_weight_limit, status_er
 from ._headers import read_report, utc
 from ._retry import Retrier, RetryPolicy
 from ._runtime import Runtime
-from ._transport import Transport
+from ._transport import Answer, Transport
 from .budget import LocalBudget
 from .errors import (
     BulkFetchError,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
     from ._headers import Report
+    from .budget.bucket import Lease
 
 __all__ = ["ClientStats", "InsuranceClient"]
 
@@ -49,7 +50,7 @@ class ClientStats(Struct, frozen=True, kw_only=True):
 
     Attributes:
         requests_sent: requests that left, first attempts and retries.
-        retries: the attempts after the first of a call.
+        retries: attempts after the first of a call, those without a connection included.
         weight_spent: request weight charged for them.
         used_weight: used weight of the whole IP as last reported; None before any report.
     """
@@ -254,9 +255,11 @@ class InsuranceClient:
         calls = tuple(self._calls)
         for call in calls:
             call.cancel()
-        if calls:
-            await asyncio.wait(calls)
-        await self._transport.aclose()
+        try:
+            if calls:
+                await asyncio.wait(calls)
+        finally:
+            await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         self._refuse_if_closed()
@@ -282,7 +285,17 @@ class InsuranceClient:
         return self._runtime.monotonic() + timeout
 
     def _left(self, deadline: float) -> float | None:
-        return None if deadline == inf else max(0.0, deadline - self._runtime.monotonic())
+        """Return the seconds that are left, None if they have no end.
+
+        Raises:
+            RequestTimeoutError: none are left.
+        """
+        if deadline == inf:
+            return None
+        left = deadline - self._runtime.monotonic()
+        if left <= 0:
+            raise RequestTimeoutError("the call's time was up before the request could be sent")
+        return left
 
     async def _in_task(self, work: Coroutine[object, object, T]) -> T:
         """Run a call in a task of our own, which `aclose` can end without harm to the caller's."""
@@ -321,49 +334,66 @@ class InsuranceClient:
                 except InsuranceError as error:
                     found[symbol] = error
 
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(self._max_concurrency, len(symbols))):
-                workers.create_task(work())
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(self._max_concurrency, len(symbols))):
+                    workers.create_task(work())
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None  # a defect of ours, shown as it is
         return {symbol: found[symbol] for symbol in symbols}
 
     async def _ask(
         self, endpoint: str, symbol: str | None, weight: int, deadline: float
     ) -> tuple[Report, bytes]:
-        """Make one attempt: take a place and the weight, send, report, and return what came."""
+        """Make one attempt: take the weight and a place, send, report, and return what came."""
+        budget = self._budget
         try:
-            await self._take_slot(deadline)
+            lease = await budget.acquire(weight, timeout=self._left(deadline))
             try:
-                return await self._send(endpoint, symbol, weight, deadline)
+                await self._take_slot(lease, deadline)
+            except BaseException:
+                budget.release(lease)
+                raise
+            try:
+                answer = await self._send(endpoint, symbol, lease, deadline)
             finally:
                 self._slots.release()
         except InsuranceError as error:
             error.symbol = symbol  # the budget does not know what its weight is for
             raise
+        return self._receive(answer, symbol, lease)
 
-    async def _take_slot(self, deadline: float) -> None:
+    async def _take_slot(self, lease: Lease, deadline: float) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
         try:
-            async with asyncio.timeout(self._left(deadline) if self._slots.locked() else None):
+            async with asyncio.timeout(self._left(deadline)):
                 await self._slots.acquire()
         except TimeoutError:
             raise RequestTimeoutError(
                 f"in time, none of the {self._max_concurrency} requests in flight made room"
             ) from None
+        lease.sent_at = self._runtime.monotonic()
 
     async def _send(
-        self, endpoint: str, symbol: str | None, weight: int, deadline: float
-    ) -> tuple[Report, bytes]:
-        budget = self._budget
-        lease = await budget.acquire(weight, timeout=self._left(deadline))
+        self, endpoint: str, symbol: str | None, lease: Lease, deadline: float
+    ) -> Answer:
         try:
             answer = await self._transport.get(endpoint, symbol, self._left(deadline))
         except ConnectError:
-            budget.release(lease)
+            self._budget.release(lease)
             raise
         except BaseException:
-            self._count(weight)
-            budget.settle(lease, None)
+            self._count(lease.weight)
+            self._budget.settle(lease, None)
             raise
-        self._count(weight)
+        self._count(lease.weight)
+        return answer
+
+    def _receive(self, answer: Answer, symbol: str | None, lease: Lease) -> tuple[Report, bytes]:
+        """Report what an answer says to the budget, then raise it or return it."""
+        budget = self._budget
         report = read_report(
             answer.status,
             answer.headers,
@@ -375,6 +405,8 @@ class InsuranceClient:
         if report.used_weight is not None:
             self._used_weight = report.used_weight
         if answer.status == _OK:
+            if answer.failure is not None:
+                raise answer.failure
             return report, answer.body
         raise status_error(report, answer.body, symbol, budget.state().banned_until)
 

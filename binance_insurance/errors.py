@@ -14,7 +14,7 @@
     │   ├── ForbiddenError         403 and 451
     │   └── ServerError            408 and 5xx
     ├── DecodeError                200, but not a pool
-    ├── BudgetTimeoutError         the wait for weight would outlast the timeout
+    ├── BudgetTimeoutError         the wait for weight outlasts the timeout
     ├── BulkFetchError             some of many symbols failed
     └── StoreError                 a file or database of ours failed
 
@@ -80,7 +80,7 @@ class ConnectError(TransportError):
 
 
 class RequestTimeoutError(TransportError):
-    """No complete answer came within the attempt's or the call's time; the weight is spent."""
+    """No complete answer came within the attempt's or the call's time."""
 
 
 class StatusError(InsuranceError):
@@ -184,7 +184,7 @@ class DecodeError(InsuranceError):
 
 
 class BudgetTimeoutError(InsuranceError):
-    """The wait for weight would outlast the call's timeout; raised before waiting.
+    """The wait for weight outlasts the call's timeout; raised as soon as that is certain.
 
     Attributes:
         wait: seconds until the weight could be had at the earliest; infinite if the request

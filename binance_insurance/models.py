@@ -57,7 +57,7 @@ class AssetBalance(Struct, frozen=True, rename="camel"):
         update_time: when the exchange last updated it, in milliseconds since 1970 UTC.
     """
 
-    asset: str
+    asset: Annotated[str, Meta(min_length=1)]
     margin_balance: Decimal
     update_time: Annotated[int, Meta(ge=0, le=_MAX_TIME)]
 
@@ -86,6 +86,11 @@ class InsurancePool(Struct, frozen=True, rename="camel"):
 
     symbols: Annotated[tuple[str, ...], Meta(min_length=1)]
     assets: Annotated[tuple[AssetBalance, ...], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Refuse an asset that is there twice: which of the two would its balance be?"""
+        if len(self.assets) > 1 and len({held.asset for held in self.assets}) < len(self.assets):
+            raise ValueError("the pool lists an asset twice")
 
     def __contains__(self, symbol: str) -> bool:
         return symbol in self.symbols or symbol.strip().upper() in self.symbols

@@ -344,7 +344,7 @@ async def test_a_cancelled_caller_is_cancelled_and_leaves_nothing(runtime: Runti
     ahead = await budget.acquire()
     async with InsuranceClient(budget=budget, runtime=runtime) as client:
         call = asyncio.create_task(client.fetch_pool("BTCUSDT"))
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
         assert budget.state().waiting == 1
         call.cancel()
         with pytest.raises(asyncio.CancelledError):

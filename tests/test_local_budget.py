@@ -156,20 +156,20 @@ async def test_a_wait_that_becomes_hopeless_fails_then(budget: LocalBudget) -> N
     ahead = await budget.acquire()
     patient = asyncio.create_task(budget.acquire(1, timeout=300))
     hasty = asyncio.create_task(budget.acquire(1, timeout=30))
-    await asyncio.sleep(2)
+    await asyncio.sleep(0.5)
     budget.settle(ahead, answer(95))
     with pytest.raises(BudgetTimeoutError, match="earliest"):
         await hasty
-    assert loop_time() == 2
+    assert loop_time() == 0.5
     budget.release(await patient)
     assert_nothing_left(budget)
 
 
 async def test_a_deadline_ends_a_wait_that_was_not_hopeless(budget: LocalBudget) -> None:
     ahead = await budget.acquire()
-    with pytest.raises(BudgetTimeoutError, match="within 3 s"):
-        await budget.acquire(1, timeout=3)
-    assert loop_time() == 3
+    with pytest.raises(BudgetTimeoutError, match="within 0.5 s"):
+        await budget.acquire(1, timeout=0.5)
+    assert loop_time() == 0.5
     budget.release(ahead)
     assert_nothing_left(budget)
 

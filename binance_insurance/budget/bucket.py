@@ -26,9 +26,12 @@ granted since. The bucket grants weight while the greater of both stays within l
   until an answer to a later request settles it.
 - What an answer tells is trusted for a while, and for the window that it tells of. Without such
   trust - at a cold start, in a new window, after a pause - one request goes ahead of the rest,
-  and the rest follow when its answer has said how much is left.
-- Windows turn by the exchange's clock alone, and when they *surely* have. If no answer ever
-  carries a date, a window's worth of silence stands in for the turn.
+  and the rest follow when its answer has said how much is left. If it stays silent, another goes.
+- Windows turn by the exchange's clock alone, and when they *surely* have. Nobody has shown that
+  its counter turns in the same instant as its `Date`, so in the first moments of a window a sum
+  that could still be the old one's is not believed, and nothing is sent if it could be the
+  request that overfills the old one. If no answer ever carries a date, a window's worth of
+  silence stands in for the turn.
 """
 
 from __future__ import annotations
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
     from .._headers import Report
 
 _TRUST_SHARE = 12  # an answer is trusted for a twelfth of a window: 5 s of a minute
+# A sixtieth of a window, 1 s of a minute, is how much the counter may turn later than the date,
+# and how long the rest waits for the answer to the request ahead before another goes.
+_PAUSE_SHARE = 60
 _LONGEST_TRANSIT = 10.0
 _SILENT_ANSWERS = 3  # so many answers without a used weight in a row: this exchange tells none
 _FIRST_BAN = 120.0  # the shortest ban that the exchange documents
@@ -57,7 +63,8 @@ class Lease:
 
     Attributes:
         weight: the request weight that was charged.
-        sent_at: local monotonic time of the grant; the request leaves no earlier.
+        sent_at: local monotonic time of the grant; the request leaves no earlier. Who holds it
+            back for long moves this on, or its loss would be taken for settled too early.
     """
 
     __slots__ = ("epoch", "open", "sent_at", "weight")
@@ -89,7 +96,7 @@ class TokenBucket:
             raise ValueError(f"limit must be at least 1, not {limit}")
         if not 0 <= reserve < limit:
             raise ValueError(f"reserve must be from 0 to below the limit of {limit}, not {reserve}")
-        if interval < 1 or interval != int(interval):
+        if not 1 <= interval < inf or interval != int(interval):
             raise ValueError(f"interval must be a whole number of seconds, not {interval}")
         self.limit = limit
         self.reserve = reserve
@@ -97,6 +104,7 @@ class TokenBucket:
         self.interval = int(interval)
         self.clock = ExchangeClock()
         self._trust = interval / _TRUST_SHARE
+        self._pause = interval / _PAUSE_SHARE
         self._transit = min(_LONGEST_TRANSIT, float(interval))
 
         self._window: int | None = None  # number of the exchange's window since 1970
@@ -108,6 +116,11 @@ class TokenBucket:
         self._doubts: list[tuple[float, int]] = []  # lost: (settled by an answer sent from, weight)
         self._trusted_until = -inf
         self._ahead: Lease | None = None
+        self._suspect_sum = 0  # told early in this window, but perhaps the old one's
+        self._suspect_at = -inf  # what was sent before cannot clear the suspicion
+        self._old_sum = 0  # of the window before: the highest that was told,
+        self._old_bound = 0  # and what it may have come to
+        self._counter_turned_at = -inf
         self._silent_answers = 0
         self._frozen_until = -inf
         self._ban_ends = -inf
@@ -140,7 +153,7 @@ class TokenBucket:
             return None
         lease = Lease(weight, now, self._epoch)
         if now >= self._trusted_until:
-            if self._ahead is not None and now < self._ahead.sent_at + self._trust:
+            if not self._may_go_ahead(weight, now):
                 return None
             self._ahead = lease
         self._spent += weight
@@ -170,7 +183,7 @@ class TokenBucket:
             self._freeze(now, report, past=past)
         elif report.status == _BANNED:
             self._ban(now, report)
-        else:
+        elif lease.sent_at >= self._ban_ends:
             self._bans = 0
         if past:
             return  # counted in a window that is over
@@ -182,10 +195,18 @@ class TokenBucket:
                 if self._silent_answers >= _SILENT_ANSWERS:
                     self._trusted_until = now + self._trust
             return
+        if self._may_be_old(lease, used):
+            self._doubt(lease.weight, now)
+            self._suspect_sum = max(self._suspect_sum, used)
+            self._suspect_at = now
+            self._distrust()
+            return
         self._silent_answers = 0
         self._reported = max(self._reported, used)
         self._spent = max(self._spent, used)
-        self._trusted_until = now + self._trust
+        if lease.sent_at >= self._suspect_at:
+            self._suspect_sum = 0
+            self._trusted_until = now + self._trust
         if self._doubts:
             self._drop_doubts(lambda settled_from: settled_from <= lease.sent_at)
 
@@ -205,7 +226,8 @@ class TokenBucket:
         if now >= self._turn_at:
             self._turn(now)
         start = max(now, self._frozen_until)
-        left = self.capacity - max(self._spent, self._reported)
+        # What is in flight may yet come back unsent.
+        left = self.capacity - max(self._spent - self._unsettled, self._reported)
         if weight <= left or not self.clock.known:
             return start
         windows = ceil((weight - max(left, 0)) / self.capacity)
@@ -215,9 +237,11 @@ class TokenBucket:
         """Return when to try `weight` again, if no answer comes before that."""
         if now < self._frozen_until:
             return self._frozen_until
-        if weight > self.available or self._ahead is None:
+        if weight > self.available or self._suspect_sum + self._unsettled + weight > self.limit:
             return self._turn_at
-        return self._ahead.sent_at + self._trust
+        if now < self._counter_turned_at and not self._fits_old_window(weight):
+            return self._counter_turned_at
+        return self._turn_at if self._ahead is None else self._ahead.sent_at + self._pause
 
     def banned_until(self, now: float) -> float | None:
         """Return the end of the ban in seconds since 1970 by the exchange's clock, or None."""
@@ -261,18 +285,43 @@ class TokenBucket:
         """Begin a new window: nothing is known of it, and what is unsettled may count in it."""
         clock = self.clock
         if clock.known:
-            self._window = self._window_of(clock.earliest(now))
+            old, self._window = self._window, self._window_of(clock.earliest(now))
             start = self._window * self.interval
             self._turn_at = clock.local(start + self.interval)
+            follows = old is not None and self._window == old + 1
+            self._old_sum = self._reported if follows else 0
+            self._counter_turned_at = clock.local(start) + self._pause
+            self._old_bound = max(self._spent, self._reported + self._unsettled) if follows else 0
             self._drop_doubts(lambda settled_from: clock.latest(settled_from) < start)
         else:
-            self._turn_at = inf
+            self._turn_at = now + self._transit + self.interval
             self._drop_doubts(lambda settled_from: settled_from <= now - self.interval)
         self._epoch += 1
         self._spent = 0
         self._reported = 0
         self._silent_answers = 0
+        self._suspect_sum = 0
+        self._suspect_at = -inf
         self._distrust()
+
+    def _may_go_ahead(self, weight: int, now: float) -> bool:
+        if self._ahead is not None and now < self._ahead.sent_at + self._pause:
+            return False
+        if now < self._counter_turned_at and not self._fits_old_window(weight):
+            return False
+        return self._suspect_sum + self._unsettled + weight <= self.limit
+
+    def _fits_old_window(self, weight: int) -> bool:
+        """Tell whether a request would do no harm if it still counted in the window before."""
+        return not self._suspect_sum and self._old_bound + self._spent + weight <= self.limit
+
+    def _may_be_old(self, lease: Lease, used: int) -> bool:
+        """Tell whether a sum told in a window's first moments may be that of the window before.
+
+        To believe a small one would cost little, and a full one is believed in any case.
+        """
+        early = lease.sent_at < self._counter_turned_at
+        return early and self.limit > used >= self._old_sum > self.capacity // 2
 
     def _distrust(self) -> None:
         """Let one request go ahead of the rest again."""
@@ -301,10 +350,11 @@ class TokenBucket:
         self._doubts.append((settled_from, weight))
 
     def _drop_doubts(self, settled: Callable[[float], bool]) -> None:
-        kept = [doubt for doubt in self._doubts if not settled(doubt[0])]
-        self._unsettled -= sum(weight for _, weight in self._doubts)
-        self._unsettled += sum(weight for _, weight in kept)
-        self._doubts = kept
+        dropped = sum(weight for since, weight in self._doubts if settled(since))
+        self._doubts = [doubt for doubt in self._doubts if not settled(doubt[0])]
+        self._unsettled -= dropped
+        # Now the reported sum has them, or they never came.
+        self._spent = max(self._reported, self._spent - dropped)
 
     def _freeze(self, now: float, report: Report, *, past: bool) -> None:
         """429: the limit was passed. Silent until Retry-After, and for the rest of the window."""

@@ -95,7 +95,7 @@ class LocalBudget:
             now = self._monotonic()
             raise BudgetTimeoutError(
                 f"no request weight came free within {timeout:g} s",
-                wait=self._bucket.ready_at(self._queued, now) - now,
+                wait=self._bucket.ready_at(self._queued + weight, now) - now,
             ) from None
         except asyncio.CancelledError:
             self._take_back(waiter)
@@ -172,7 +172,9 @@ class LocalBudget:
                     lease = bucket.take(waiter.weight, now)
                     if lease is None:
                         self._fail_hopeless(now)
-                        break
+                        if next(iter(waiters), None) is waiter:
+                            break
+                        continue  # it was hopeless; the next may be lighter
                     waiter.granted.set_result(lease)
             self._remove(waiter)
         self._set_timer(now)
