@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from ._retry import RetryPolicy
 from ._runtime import Runtime
 from .budget import BudgetState, LocalBudget
@@ -54,3 +56,6 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Silent unless the application sets logging up.
+logging.getLogger(__name__).addHandler(logging.NullHandler())

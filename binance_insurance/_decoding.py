@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _EXCERPT = 200
 _INVALID_SYMBOL = -1121
+_TOO_MANY_REQUESTS = 429
 _BANNED = 418
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -111,6 +112,8 @@ def status_error(
     said = message if code is None else f"{message} (code {code})"
     meaning = "redirects are not followed; " if 300 <= status < 400 else _MEANINGS.get(status, "")
     text = f"{meaning}HTTP {status}{': ' * bool(said)}{said}"
+    if status == _TOO_MANY_REQUESTS and report.retry_after is not None:
+        text += f"; try again in {report.retry_after:.0f} s"
     if status == _BANNED and banned_until is not None:
         return IPBannedError(
             f"the exchange bans this IP until {banned_until:%Y-%m-%d %H:%M:%S} UTC; {text}",
@@ -153,6 +156,7 @@ _KINDS: Mapping[int, type[StatusError]] = {
     451: ForbiddenError,
 }
 _MEANINGS: Mapping[int, str] = {
+    404: "nothing is served there, check the base URL; ",
     403: "the exchange's firewall refused this IP; do not ask again before you know why; ",
     429: "the weight limit of this IP was passed; ",
     451: "the exchange does not serve this place; ",

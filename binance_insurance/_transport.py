@@ -123,11 +123,11 @@ class Transport:
                     body, failure = await _read(response), None
                 except _FOREIGN as error:
                     response.close()
-                    body, failure = b"", _translate(error, symbol, limit.total)
+                    body, failure = b"", _translate(error, symbol, limit.total or 0.0)
                     failure.__cause__ = error
                 return Answer(response.status, response.headers, body, failure)
         except _FOREIGN as error:
-            raise _translate(error, symbol, limit.total) from error
+            raise _translate(error, symbol, limit.total or 0.0) from error
 
     async def aclose(self) -> None:
         """Close the session if it is our own."""
@@ -202,18 +202,19 @@ async def _read(response: ClientResponse) -> bytes:
     return body
 
 
-def _translate(error: Exception, symbol: str | None, seconds: float | None) -> TransportError:
+def _translate(error: Exception, symbol: str | None, seconds: float) -> TransportError:
     why = _one_line(error)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return ConnectError(f"no connection in time: {why}", symbol=symbol)
     if isinstance(error, aiohttp.ClientSSLError):
         return ConnectError(f"no trusted TLS connection: {why}", symbol=symbol)
-    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.InvalidURL, UnicodeError)):
+    if isinstance(error, aiohttp.ClientConnectorError):
+        why = _one_line(error.os_error)
+        return ConnectError(f"cannot connect to {error.host}:{error.port}: {why}", symbol=symbol)
+    if isinstance(error, (aiohttp.InvalidURL, UnicodeError)):
         return ConnectError(f"cannot connect: {why}", symbol=symbol)
     if isinstance(error, TimeoutError):
-        return RequestTimeoutError(
-            f"no complete answer within {round(seconds or 0, 2):g} s", symbol=symbol
-        )
+        return RequestTimeoutError(f"no complete answer within {seconds:.3g} s", symbol=symbol)
     if isinstance(error, _TooLargeError):
         return TransportError(f"the answer is larger than {MAX_BODY >> 20} MiB", symbol=symbol)
     if isinstance(error, aiohttp.ClientPayloadError):

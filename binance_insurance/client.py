@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from math import inf
 from typing import TYPE_CHECKING, Literal, Self, TypeVar, overload
 
@@ -153,7 +154,7 @@ class InsuranceClient:
         symbols: Iterable[str],
         *,
         timeout: float | None = None,
-        return_exceptions: Literal[True],
+        return_exceptions: bool,
     ) -> dict[str, InsurancePool | InsuranceError]: ...
 
     async def fetch_pools(
@@ -187,9 +188,10 @@ class InsuranceClient:
         errors = {name: got for name, got in results.items() if isinstance(got, InsuranceError)}
         if errors:
             error = next(iter(errors.values()))
+            kinds = Counter(type(each).__name__ for each in errors.values())
+            counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
             raise BulkFetchError(
-                f"{len(errors)} of {len(names)} symbols failed; the first: "
-                f"{type(error).__name__}: {error}",
+                f"{len(errors)} of {len(names)} symbols failed ({counts}); the first: {error}",
                 pools=pools,
                 errors=errors,
             ) from error
@@ -250,7 +252,10 @@ class InsuranceClient:
         )
 
     async def aclose(self) -> None:
-        """Close the client. Calls in flight end with a `TransportError`; a second close is fine."""
+        """Close the client. Calls in flight, and later ones, end with a `TransportError`.
+
+        A second close is fine.
+        """
         self._closed = True
         calls = tuple(self._calls)
         for call in calls:
@@ -262,7 +267,8 @@ class InsuranceClient:
             await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
-        self._refuse_if_closed()
+        if self._closed:
+            raise RuntimeError("this InsuranceClient is closed; make a new one")
         return self
 
     async def __aexit__(
@@ -272,10 +278,6 @@ class InsuranceClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise RuntimeError("this InsuranceClient is closed; make a new one")
 
     def _deadline(self, timeout: float | None) -> float:
         if timeout is None:
@@ -301,7 +303,7 @@ class InsuranceClient:
         """Run a call in a task of our own, which `aclose` can end without harm to the caller's."""
         if self._closed:
             work.close()
-            self._refuse_if_closed()
+            raise TransportError("this client is closed")
         task = asyncio.create_task(work)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)

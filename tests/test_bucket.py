@@ -381,6 +381,7 @@ def test_after_a_pause_one_request_goes_ahead_again() -> None:
         "silence is waited for, not forever"
     )
 
+
 def test_a_lost_answer_stays_charged_on_top_of_what_others_use() -> None:
     bucket = opened(minute_bucket(), used=1)
     bucket.settle(take(bucket, SECOND_IN, 20), 5_002.0, None)
@@ -388,6 +389,14 @@ def test_a_lost_answer_stays_charged_on_top_of_what_others_use() -> None:
     assert bucket.available == 90 - 50 - 20, "the 20 may not be among the 50"
     bucket.settle(take(bucket, 5_020.0), 5_020.1, told(71, 5_020.05))
     assert bucket.available == 90 - 71, "by now they are, or never were"
+
+
+def test_weight_that_never_reached_the_exchange_comes_back_when_an_answer_shows_it() -> None:
+    bucket = opened(minute_bucket(), used=1)
+    bucket.settle(take(bucket, SECOND_IN, 60), 5_002.0, None)
+    assert bucket.available == 90 - 61
+    bucket.settle(take(bucket, 5_020.0), 5_020.1, told(2, 5_020.05))
+    assert bucket.available == 90 - 2
 
 
 def test_an_answer_of_a_window_that_is_over_says_nothing_of_this_one() -> None:

@@ -165,10 +165,41 @@ async def test_a_wait_that_becomes_hopeless_fails_then(budget: LocalBudget) -> N
     assert_nothing_left(budget)
 
 
+async def test_when_a_heavy_wait_is_hopeless_a_light_one_behind_it_is_served(
+    budget: LocalBudget,
+) -> None:
+    ahead = await budget.acquire()
+    heavy = asyncio.create_task(budget.acquire(40, timeout=5))
+    light = asyncio.create_task(budget.acquire(1))
+    await asyncio.sleep(0)
+    budget.settle(ahead, answer(80))
+    with pytest.raises(BudgetTimeoutError):
+        await heavy
+    budget.release(await light)
+    assert loop_time() == 0
+    assert_nothing_left(budget)
+
+
+async def test_without_any_date_waiters_are_served_after_silence(runtime: Runtime) -> None:
+    budget = LocalBudget(3, interval=2, reserve=0, runtime=runtime)
+    leases = [await budget.acquire() for _ in range(3)]
+    await asyncio.sleep(5)
+    for lease in leases:
+        budget.settle(lease, None)
+    budget.release(await budget.acquire())
+    assert loop_time() < 15
+
+
+async def test_a_refusal_is_logged(budget: LocalBudget, caplog: pytest.LogCaptureFixture) -> None:
+    budget.settle(await budget.acquire(), answer(5, 418, banned_until=MINUTE + 300))
+    assert "the exchange answered 418; nothing is sent until 20" in caplog.text
+
+
 async def test_a_deadline_ends_a_wait_that_was_not_hopeless(budget: LocalBudget) -> None:
     ahead = await budget.acquire()
-    with pytest.raises(BudgetTimeoutError, match="within 0.5 s"):
-        await budget.acquire(1, timeout=0.5)
+    with pytest.raises(BudgetTimeoutError, match=r"within 0\.5 s") as caught:
+        await budget.acquire(90, timeout=0.5)
+    assert caught.value.wait == 0, "it may yet come at any time"
     assert loop_time() == 0.5
     budget.release(ahead)
     assert_nothing_left(budget)

@@ -198,6 +198,11 @@ FAULTS: list[tuple[Fault, int, type[InsuranceError] | None, int]] = [
     (Fault.stall(), ALWAYS, RequestTimeoutError, 4),
     (Fault.cut_off(), 1, None, 2),
     (Fault.cut_off(), ALWAYS, TransportError, 4),
+    (Fault.cut_off(503), 1, None, 2),
+    (Fault.cut_off(403), ALWAYS, ForbiddenError, 1),
+    (Fault.cut_off(418, {"Retry-After": "300"}), ALWAYS, IPBannedError, 1),
+    (Fault.cut_off(429, {"Retry-After": "5"}), 1, None, 2),
+    (Fault.of_status(418, b"x" * 9_000_000), ALWAYS, IPBannedError, 1),
     (Fault.of_body(b'{"symbols":["BTCUSDT"],"ass'), 1, None, 2),
     (Fault.of_body(b'{"symbols":["BTCUSDT"],"ass'), ALWAYS, DecodeError, 4),
     (Fault.of_body(b""), 1, None, 2),
@@ -387,11 +392,86 @@ async def test_several_clients_share_a_session_and_a_budget(
     assert len(seen) == 4, "the session's own middlewares apply"
 
 
+async def test_after_the_deadline_nothing_more_is_sent(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    exchange.latency = 3.0
+    symbols = [f"S{number}" for number in range(300)]
+    with pytest.raises(BulkFetchError, match="300 of 300 symbols failed"):
+        await client.fetch_pools(symbols, timeout=4)
+    assert loop_time() == pytest.approx(4, abs=0.01)
+    assert client.stats().requests_sent == len(exchange.requests) < 50
+
+
+async def test_a_slow_answer_to_the_request_ahead_does_not_fail_the_rest(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    exchange.inject(Fault.stall())
+    calls = [client.fetch_pool("BTCUSDT", timeout=5) for _ in range(20)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result).__name__ for result in results].count("RequestTimeoutError") == 1
+    assert [type(result).__name__ for result in results].count("InsurancePool") == 19
+
+
+async def test_who_waits_for_weight_does_not_take_up_a_place(
+    exchange: Sandbox, runtime: Runtime
+) -> None:
+    exchange.spend_elsewhere(2390)
+    budget = LocalBudget(runtime=runtime)
+    async with InsuranceClient(
+        exchange.url, budget=budget, max_concurrency=2, runtime=runtime
+    ) as client:
+        await client.fetch_pool("BTCUSDT")
+        patient = [asyncio.create_task(client.fetch_pool("BTCUSDT")) for _ in range(5)]
+        await asyncio.sleep(0)
+        now = loop_time()
+        with pytest.raises(BudgetTimeoutError):
+            await client.fetch_pool("ETHUSDT", timeout=1)
+        assert loop_time() == now
+        assert budget.state().waiting == 5
+        await asyncio.gather(*patient)
+
+
+async def test_nodes_that_report_less_do_not_mislead(exchange: Sandbox, runtime: Runtime) -> None:
+    exchange.node_lag = 5
+    exchange.accounting.limit = 60
+    budget = LocalBudget(60, reserve=0, runtime=runtime)
+    async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
+        await asyncio.gather(*[client.fetch_pool("BTCUSDT") for _ in range(130)])
+    assert exchange.accounting.verdicts == {200: 130}
+
+
+async def test_a_closed_session_of_the_users_is_a_connect_error(
+    exchange: Sandbox, runtime: Runtime
+) -> None:
+    session = aiohttp.ClientSession()
+    await session.close()
+    async with InsuranceClient(exchange.url, session=session, runtime=runtime) as client:
+        with pytest.raises(ConnectError, match="session that was given is closed"):
+            await client.fetch_pool("BTCUSDT")
+        with pytest.raises(BulkFetchError):
+            await client.fetch_pools(["BTCUSDT", "ETHUSDT"])
+        assert client.stats().weight_spent == 0
+
+
+async def test_a_host_that_cannot_be_spelled_is_a_connect_error(runtime: Runtime) -> None:
+    async with InsuranceClient(f"http://{'a' * 70}.invalid", runtime=runtime) as client:
+        with pytest.raises(ConnectError):
+            await client.fetch_pool("BTCUSDT")
+
+
+async def test_a_sandbox_says_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="scenario must be one of"):
+        Sandbox("nope")  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="has not started"):
+        Sandbox().url  # noqa: B018
+
+
 async def test_nobody_there_is_a_connect_error(runtime: Runtime) -> None:
     async with Sandbox() as exchange:
         url = exchange.url
     async with InsuranceClient(url, runtime=runtime) as client:
-        with pytest.raises(ConnectError, match="BTCUSDT: cannot connect"):
+        with pytest.raises(ConnectError, match=r"BTCUSDT: cannot connect to 127\.0\.0\.1:"):
             await client.fetch_pool("BTCUSDT")
         assert client.stats().weight_spent == 0
 

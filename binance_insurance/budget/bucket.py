@@ -39,7 +39,7 @@ from __future__ import annotations
 from math import ceil, floor, inf
 from typing import TYPE_CHECKING
 
-from .._headers import LONGEST_BAN
+from .._headers import LONGEST_BAN, utc
 from .clock import ExchangeClock
 
 if TYPE_CHECKING:
@@ -258,6 +258,13 @@ class TokenBucket:
         if not self.clock.known:
             return None
         return (self._window_of(self.clock.earliest(now)) + 1) * self.interval
+
+    def outlook(self, now: float) -> str:
+        """Say in words when something may be sent again."""
+        end = self.banned_until(now) or self.frozen_until(now)
+        if end is None:
+            return "nothing is sent for now"
+        return f"nothing is sent until {utc(end):%Y-%m-%d %H:%M:%S} UTC"
 
     def refresh(self, now: float) -> None:
         """Turn the window if it is time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from math import inf
 from typing import TYPE_CHECKING
@@ -16,6 +17,10 @@ from .state import BudgetState
 if TYPE_CHECKING:
     from .._headers import Report
     from .bucket import Lease
+
+
+_log = logging.getLogger(__name__)
+_TOO_MANY_REQUESTS, _BANNED = 429, 418
 
 
 class _Waiter:
@@ -94,7 +99,7 @@ class LocalBudget:
             self._take_back(waiter)
             now = self._monotonic()
             raise BudgetTimeoutError(
-                f"no request weight came free within {timeout:g} s",
+                f"no request weight came free within {timeout:.3g} s",
                 wait=self._bucket.ready_at(self._queued + weight, now) - now,
             ) from None
         except asyncio.CancelledError:
@@ -103,7 +108,10 @@ class LocalBudget:
 
     def settle(self, lease: Lease, report: Report | None) -> None:
         """Tell the budget what the answer reported; None if the request was sent without one."""
-        self._bucket.settle(lease, self._monotonic(), report)
+        now = self._monotonic()
+        self._bucket.settle(lease, now, report)
+        if report is not None and report.status in {_TOO_MANY_REQUESTS, _BANNED}:
+            _log.warning("the exchange answered %d; %s", report.status, self._bucket.outlook(now))
         if self._waiters:
             self._pump()
 

@@ -83,15 +83,13 @@ BaseUrl = Annotated[
 UseSandbox = Annotated[
     bool, typer.Option("--sandbox", help="Ask a local exchange that runs just for this command.")
 ]
-ScenarioOption = Annotated[
-    Scenario, typer.Option(help="What the local exchange holds.", show_choices=True)
-]
 Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds for everything.", metavar="S")]
 DEFAULT_URL = "https://fapi.binance.com"
 
 
 @app.command()
 def pools(
+    context: typer.Context,
     symbols: Annotated[
         list[str] | None, typer.Argument(help="Symbols to ask for; none: every pool.")
     ] = None,
@@ -99,7 +97,10 @@ def pools(
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = Format.TABLE,
     base_url: BaseUrl = DEFAULT_URL,
     sandbox: UseSandbox = False,
-    scenario: ScenarioOption = Scenario.DOCUMENTED,
+    scenario: Annotated[
+        Scenario | None,
+        typer.Option(help="What the local exchange holds.", show_default="documented"),
+    ] = None,
     timeout: Timeout = 30.0,
 ) -> None:
     """Print the insurance pools behind symbols, or every pool."""
@@ -121,11 +122,15 @@ def pools(
             errors = list(failure.errors.values())
             raise errors[0] if len(errors) == 1 else failure
 
-    _run(_with_client(show, base_url, scenario if sandbox else None))
+    if scenario is not None and not sandbox:
+        raise typer.BadParameter("is for a local exchange; add --sandbox", param_hint="--scenario")
+    local = (scenario or Scenario.DOCUMENTED) if sandbox else None
+    _run(_with_client(show, _base_url(context, base_url), local))
 
 
 @app.command()
 def limits(
+    context: typer.Context,
     *,
     format: Annotated[Format, typer.Option("--format", "-f", help="table or json.")] = Format.TABLE,
     base_url: BaseUrl = DEFAULT_URL,
@@ -144,13 +149,16 @@ def limits(
         else:
             print(_output.weight_json(weight, budget))
 
-    _run(_with_client(show, base_url, Scenario.DOCUMENTED if sandbox else None))
+    local = Scenario.DOCUMENTED if sandbox else None
+    _run(_with_client(show, _base_url(context, base_url), local))
 
 
 @app.command()
 def sandbox(
     *,
-    scenario: ScenarioOption = Scenario.MARKET,
+    scenario: Annotated[
+        Scenario, typer.Option(help="What the local exchange holds.")
+    ] = Scenario.MARKET,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8089,
     limit: Annotated[int, typer.Option(min=1, help="Request weight per minute.")] = 2400,
@@ -186,6 +194,13 @@ async def _with_client(
             await show(client)
         except ValueError as error:
             _fail(str(error), USAGE)
+
+
+def _base_url(context: typer.Context, base_url: str) -> str:
+    given = context.get_parameter_source("base_url")
+    if context.params["sandbox"] and given is not None and given.name == "COMMANDLINE":
+        raise typer.BadParameter("give either this or --sandbox", param_hint="--base-url")
+    return base_url
 
 
 def _print(

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ..budget import BudgetState
     from ..models import InsurancePool, RequestWeight
 
-_FIELDS = ("asset", "margin_balance", "update_time", "symbols")
+_FIELDS = ("asset", "marginBalance", "updateTime", "symbols")
+_NAMED = 12
+_NAMED_OF_MANY = 8
 
 
 def pools_table(asked: Sequence[str], pools: Sequence[InsurancePool]) -> Table:
@@ -53,7 +55,7 @@ def pools_json(pools: Sequence[InsurancePool]) -> str:
 
 
 def pools_csv(pools: Iterable[InsurancePool]) -> str:
-    """Write a line for each asset of each pool, so that adding up a column counts nothing twice."""
+    """Write a line for each asset of each pool, so that adding up an asset counts none twice."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_FIELDS)
@@ -96,11 +98,15 @@ def weight_json(weight: RequestWeight, budget: BudgetState) -> str:
 
 
 def _behind(pool: InsurancePool, asked: Sequence[str]) -> Text:
-    """Name what was asked for first, then how many more, or all if nothing was asked for."""
-    if not asked:
-        return Text(" ".join(pool.symbols))
-    text = Text(" ".join(asked), style="bold")
-    more = len(pool.symbols) - len(asked)
+    """Name what was asked for, or the first of its symbols, then how many more there are."""
+    if asked:
+        named = asked
+    elif len(pool.symbols) <= _NAMED:
+        named = pool.symbols
+    else:
+        named = pool.symbols[:_NAMED_OF_MANY]
+    text = Text(" ".join(named), style="bold" if asked else "")
+    more = len(pool.symbols) - len(named)
     if more > 0:
         text.append(f"\nand {more} more", style="not bold dim")
     return text

@@ -19,7 +19,7 @@ class Mishap(Enum):
 
 
 class Fault(Struct, frozen=True):
-    """One faulty answer. The request counts with its weight all the same.
+    """One faulty answer. The request counts with its weight unless `counted` is false.
 
     Make one with `Fault.of_status`, `of_body`, `html`, `not_json`, `reset`, `stall`, `cut_off`.
     """
@@ -28,13 +28,22 @@ class Fault(Struct, frozen=True):
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     mishap: Mishap = Mishap.NONE
+    counted: bool = True
 
     @classmethod
     def of_status(
-        cls, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
+        cls,
+        status: int,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        counted: bool = True,
     ) -> Self:
-        """Answer with a status, a body and further headers."""
-        return cls(status, body, headers or {})
+        """Answer with a status, a body and further headers.
+
+        The exchange does not count a 503 "Service Unavailable": `counted=False`.
+        """
+        return cls(status, body, headers or {}, counted=counted)
 
     @classmethod
     def of_body(cls, body: bytes) -> Self:
@@ -62,6 +71,6 @@ class Fault(Struct, frozen=True):
         return cls(mishap=Mishap.STALL)
 
     @classmethod
-    def cut_off(cls) -> Self:
-        """Break the connection in the middle of the good answer's body."""
-        return cls(mishap=Mishap.CUT_OFF)
+    def cut_off(cls, status: int = 200, headers: Mapping[str, str] | None = None) -> Self:
+        """Break the connection in the middle of the body."""
+        return cls(status, None, headers or {}, mishap=Mishap.CUT_OFF)

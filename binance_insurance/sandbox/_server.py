@@ -47,6 +47,8 @@ class Sandbox:
         other_weight_per_second: what other clients on the same IP spend, evenly.
         used_weight_header: whether answers tell the used weight, say -1, or lack the header.
         retry_after: whether refusals carry `Retry-After`, carry 0, or lack it.
+        node_lag: every other answer tells a used weight that is lower by so much, as from a node
+            that lags behind.
         faults: what happens to the next requests for pools, in order; see `Fault`.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
@@ -70,6 +72,7 @@ class Sandbox:
         other_weight_per_second: float = 0.0,
         used_weight_header: Literal["present", "missing", "minus-one"] = "present",
         retry_after: Literal["present", "absent", "zero"] = "present",
+        node_lag: int = 0,
         faults: Iterable[Fault] = (),
         host: str = "127.0.0.1",
         port: int = 0,
@@ -87,7 +90,10 @@ class Sandbox:
         self.latency = latency
         self.used_weight_header = used_weight_header
         self.retry_after = retry_after
+        self.node_lag = node_lag
         self.faults = deque(faults)
+        if isinstance(scenario, str) and scenario not in _SCENARIOS:
+            raise ValueError(f"scenario must be one of {list(_SCENARIOS)}, not {scenario!r}")
         self._scenario = _SCENARIOS[scenario]() if isinstance(scenario, str) else scenario
         self._host = host
         self._port = port
@@ -102,8 +108,11 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """The base URL to give to a client."""
-        return f"http://{self._host}:{self._port}"
+        """The base URL to give to a client, once the sandbox has started."""
+        if self._runner is None:
+            raise RuntimeError("the sandbox has not started; use it with `async with`")
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
 
     @property
     def requests(self) -> tuple[SeenRequest, ...]:
@@ -190,6 +199,8 @@ class Sandbox:
         """Count a request, judge it, and answer it in the way that its verdict asks for."""
         now = self.now
         endpoint = request.path.rpartition("/")[2]
+        if faulty and self.faults and not self.faults[0].counted:
+            weight = 0
         seen = self.accounting.request(endpoint, symbol, weight, now)
         latency = self.latency() if callable(self.latency) else self.latency
         if latency > 0:
@@ -206,7 +217,7 @@ class Sandbox:
             return self._response(request, seen, fault.status, body, fault.headers)
         if fault.mishap is Mishap.STALL:
             await asyncio.Event().wait()
-        return await self._break_off(request, seen, body, in_body=fault.mishap is Mishap.CUT_OFF)
+        return await self._break_off(request, seen, body, fault)
 
     def _response(
         self,
@@ -228,9 +239,11 @@ class Sandbox:
         return response
 
     async def _break_off(
-        self, request: web.Request, seen: SeenRequest, body: bytes, *, in_body: bool
+        self, request: web.Request, seen: SeenRequest, body: bytes, fault: Fault
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers=self._common_headers(seen))
+        headers = {**self._common_headers(seen), **fault.headers}
+        response = web.StreamResponse(status=fault.status, headers=headers)
+        in_body = fault.mishap is Mishap.CUT_OFF
         if in_body:
             response.content_length = len(body)
             await response.prepare(request)
@@ -249,6 +262,8 @@ class Sandbox:
         headers = {"Date": formatdate(self.now, usegmt=True)}
         if self.used_weight_header != "missing":
             used = seen.used_weight if self.used_weight_header == "present" else -1
+            if self.node_lag and used > 0 and len(self.accounting.seen) % 2:
+                used = max(1, used - self.node_lag)
             headers[self._weight_header] = str(used)
         return headers
 
@@ -270,7 +285,7 @@ class Sandbox:
         accounting = self.accounting
         banned = seen.verdict == _BANNED
         end = accounting.banned_until if banned else accounting.resets_at(seen.at)
-        return {"Retry-After": str(int(end - self.now) + 1)}
+        return {"Retry-After": str(max(1, int(end - self.now) + 1))}
 
     def _encode_pools(self, now: float) -> None:
         pools = self._scenario.pools(now)
