@@ -38,7 +38,7 @@ def pools_table(asked: Sequence[str], pools: Sequence[InsurancePool]) -> Table:
         behind = _behind(pool, [symbol for symbol in asked if symbol in pool.symbols])
         width = max(len(_fraction(held.margin_balance)) for held in pool.assets)
         for row, held in enumerate(pool.assets):
-            amount = f"{held.margin_balance:,f}"
+            amount = f"{held.margin_balance:f}"  # plain digits, to be copied
             pad = " " * (width - len(_fraction(held.margin_balance)))
             table.add_row(
                 behind if row == 0 else "",
