@@ -155,6 +155,15 @@ async def test_no_connection_costs_no_weight(mocked: Callable[..., None], runtim
     assert client.stats().retries == 3
 
 
+async def test_a_host_that_cannot_be_spelled_is_a_connect_error(
+    mocked: Callable[..., None], runtime: Runtime
+) -> None:
+    mocked(of("BTCUSDT"), exception=UnicodeError("label too long"), repeat=True)
+    async with make(runtime) as client:
+        with pytest.raises(ConnectError, match="label too long"):
+            await client.fetch_pool("BTCUSDT")
+
+
 async def test_an_outage_does_not_double_the_load(
     mocked: Callable[..., None], runtime: Runtime
 ) -> None:

@@ -454,12 +454,6 @@ async def test_a_closed_session_of_the_users_is_a_connect_error(
         assert client.stats().weight_spent == 0
 
 
-async def test_a_host_that_cannot_be_spelled_is_a_connect_error(runtime: Runtime) -> None:
-    async with InsuranceClient(f"http://{'a' * 70}.invalid", runtime=runtime) as client:
-        with pytest.raises(ConnectError):
-            await client.fetch_pool("BTCUSDT")
-
-
 async def test_a_sandbox_says_what_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="scenario must be one of"):
         Sandbox("nope")  # type: ignore[arg-type]
