@@ -11,7 +11,7 @@ min(max_delay, base_delay * 2^(attempt - 1)) seconds, so that many callers do no
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import tenacity
 from msgspec import Struct
@@ -38,6 +38,12 @@ _QUOTA = 500
 _RETRY_COST = 5
 _TIMEOUT_COST = 10
 _SUCCESS_REFUND = 1
+
+
+class HasDeadline(Protocol):
+    """Something that has to end in time."""
+
+    deadline: float
 
 
 class RetryPolicy(Struct, frozen=True):
@@ -127,14 +133,14 @@ class Retrier:
         self._runtime = runtime
         self._quota = RetryQuota()
 
-    async def call(self, attempt: Callable[[], Awaitable[T]], deadline: float) -> T:
+    async def call(self, attempt: Callable[[], Awaitable[T]], limits: HasDeadline) -> T:
         """Run `attempt` until it succeeds or there is no point in going on.
 
         The first attempt runs bare, so that a call that does not fail costs nothing extra.
 
         Args:
             attempt: makes one attempt; raises an `InsuranceError` where it fails.
-            deadline: local monotonic time after which no attempt may begin.
+            limits: tells the local monotonic time after which no attempt may begin; it may move.
 
         Raises:
             InsuranceError: that of the last attempt that was made.
@@ -144,12 +150,12 @@ class Retrier:
         except InsuranceError as error:
             if not is_retryable(error):
                 raise
-            return await self._retry(attempt, deadline, error)
+            return await self._retry(attempt, limits, error)
         self._quota.refund()
         return result
 
     async def _retry(
-        self, attempt: Callable[[], Awaitable[T]], deadline: float, first: InsuranceError
+        self, attempt: Callable[[], Awaitable[T]], limits: HasDeadline, first: InsuranceError
     ) -> T:
         pending: InsuranceError | None = first
         last = first
@@ -169,7 +175,7 @@ class Retrier:
             if (
                 state.attempt_number >= self._policy.max_attempts
                 or state.upcoming_sleep == inf
-                or self._runtime.monotonic() + state.upcoming_sleep >= deadline
+                or self._runtime.monotonic() + state.upcoming_sleep >= limits.deadline
             ):
                 return True
             if isinstance(error, RateLimitError):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MAX_BODY = 8 * 1024 * 1024
 _CONNECT_TIMEOUT = 5.0
-_SHORTEST = 0.001
 # Hosts that cannot be spelled in DNS are a UnicodeError.
 _FOREIGN = (aiohttp.ClientError, OSError, ssl.SSLError, UnicodeError)
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
@@ -83,13 +82,12 @@ class Transport:
         shared: tuple[ClientMiddlewareType, ...] = getattr(session, "_middlewares", ())
         self._middlewares = (*shared, _send_once)
 
-    async def get(self, endpoint: str, symbol: str | None, timeout: float | None) -> Answer:
-        """Ask once and read the answer, within `timeout` seconds and the attempt's timeout.
+    async def get(self, endpoint: str, symbol: str | None) -> Answer:
+        """Ask once and read the answer.
 
         Args:
             endpoint: the last part of the path, such as `insuranceBalance`.
             symbol: the query parameter, or None.
-            timeout: seconds, beside the attempt's own; None if there is no other bound.
 
         Raises:
             ConnectError: nothing was sent.
@@ -105,15 +103,12 @@ class Transport:
             session = self._session = await anext(self._keeper)
         if session.closed:
             raise ConnectError("the aiohttp session that was given is closed", symbol=symbol)
-        limit = self._timeout
-        if timeout is not None and timeout < self._attempt_timeout:
-            limit = _client_timeout(max(timeout, _SHORTEST))  # to aiohttp, 0 means no timeout
         try:
             async with session.request(
                 "GET",
                 self._url(endpoint, symbol),
                 headers=_HEADERS,
-                timeout=limit,
+                timeout=self._timeout,
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=True,
@@ -123,11 +118,11 @@ class Transport:
                     body, failure = await _read(response), None
                 except _FOREIGN as error:
                     response.close()
-                    body, failure = b"", _translate(error, symbol, limit.total or 0.0)
+                    body, failure = b"", _translate(error, symbol, self._attempt_timeout)
                     failure.__cause__ = error
                 return Answer(response.status, response.headers, body, failure)
         except _FOREIGN as error:
-            raise _translate(error, symbol, limit.total or 0.0) from error
+            raise _translate(error, symbol, self._attempt_timeout) from error
 
     async def aclose(self) -> None:
         """Close the session if it is our own."""

@@ -5,44 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from math import inf
-from typing import TYPE_CHECKING, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, Self, overload
 
 from msgspec import Struct
 
-from ._decoding import decode_pool, decode_pools, decode_weight_limit, status_error
-from ._headers import read_report, utc
+from ._attempts import Attempts
+from ._decoding import decode_weight_limit
+from ._planner import Plan
 from ._retry import Retrier, RetryPolicy
 from ._runtime import Runtime
-from ._transport import Answer, Transport
+from ._sharing import Sharing
+from ._transport import Transport
 from .budget import LocalBudget
-from .errors import (
-    BulkFetchError,
-    ConnectError,
-    InsuranceError,
-    RequestTimeoutError,
-    TransportError,
-)
+from .errors import BulkFetchError, InsuranceError
 from .models import InsurancePool, InsuranceSnapshot, RequestWeight, normalise_symbol
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Iterable
     from types import TracebackType
 
     from aiohttp import ClientSession
 
-    from ._headers import Report
-    from .budget.bucket import Lease
+    from ._flights import Flight
 
 __all__ = ["ClientStats", "InsuranceClient"]
 
-T = TypeVar("T")
-
-_POOLS = "insuranceBalance"
 _INFO = "exchangeInfo"
-_OK = 200
-_SYMBOL_WEIGHT = 1
-# Documented as 1, but measured as 40 on 2026-08-01, three times out of three.
-_SNAPSHOT_WEIGHT = 40
 _INFO_WEIGHT = 1
 
 
@@ -52,12 +40,15 @@ class ClientStats(Struct, frozen=True, kw_only=True):
     Attributes:
         requests_sent: requests that left, first attempts and retries.
         retries: attempts after the first of a call, those without a connection included.
-        weight_spent: request weight charged for them.
+        calls_shared: calls that were answered without a request of their own: by one that was
+            under way, or from memory (`max_age`).
+        weight_spent: request weight charged for the requests.
         used_weight: used weight of the whole IP as last reported; None before any report.
     """
 
     requests_sent: int
     retries: int
+    calls_shared: int
     weight_spent: int
     used_weight: int | None
 
@@ -103,41 +94,50 @@ class InsuranceClient:
             raise ValueError(f"max_concurrency must be at least 1, not {max_concurrency}")
         self._budget = LocalBudget(runtime=runtime) if budget is None else budget
         self._runtime = runtime
-        self._retrier = Retrier(retry, runtime)
         self._max_concurrency = max_concurrency
-        self._slots = asyncio.Semaphore(max_concurrency)
+        self._retrier = Retrier(retry, runtime)
         self._transport = Transport(
             base_url, session, attempt_timeout=attempt_timeout, max_connections=max_concurrency
         )
-        self._calls: set[asyncio.Task[object]] = set()
+        self._attempts = Attempts(
+            self._transport, self._budget, runtime, max_concurrency=max_concurrency
+        )
+        self._sharing = Sharing(self._attempts, self._retrier, self._budget, runtime)
         self._closed = False
-        self._requests_sent = 0
-        self._weight_spent = 0
-        self._used_weight: int | None = None
 
     @property
     def budget(self) -> LocalBudget:
         """The weight budget that this client spends from."""
         return self._budget
 
-    async def fetch_pool(self, symbol: str, *, timeout: float | None = None) -> InsurancePool:
-        """Fetch the pool behind one symbol, for a weight of 1.
+    async def fetch_pool(
+        self, symbol: str, *, timeout: float | None = None, max_age: float = 0.0
+    ) -> InsurancePool:
+        """Fetch the pool behind one symbol, for a weight of 1 or less.
+
+        Overlapping calls for one symbol, or for symbols of one pool, share a request.
 
         Args:
             symbol: in upper or lower case; delivery contracts and non-ASCII names included.
             timeout: seconds for everything: waiting for weight, attempts, backoff. None waits as
                 long as it takes.
+            max_age: seconds; an answer that was observed no longer ago is given without a request.
 
         Raises:
             InvalidSymbolError: the exchange does not know the symbol.
             InsuranceError: any other failure, each of its own kind.
-            ValueError: the symbol or the timeout cannot be meant; nothing was sent.
+            ValueError: the symbol or a number cannot be meant; nothing was sent.
 
         The exchange answers with every symbol that the pool covers; an answer that does not name
         `symbol` is a `DecodeError`.
         """
         symbol = normalise_symbol(symbol)
-        return await self._in_task(self._fetch_pool(symbol, self._deadline(timeout)))
+        deadline = self._deadline(timeout)
+        if max_age:
+            pool = self._sharing.recall(symbol, _age(max_age))
+            if pool is not None:
+                return pool
+        return await self._sharing.pool(symbol, deadline)
 
     @overload
     async def fetch_pools(
@@ -145,6 +145,7 @@ class InsuranceClient:
         symbols: Iterable[str],
         *,
         timeout: float | None = None,
+        max_age: float = 0.0,
         return_exceptions: Literal[False] = False,
     ) -> dict[str, InsurancePool]: ...
 
@@ -154,6 +155,7 @@ class InsuranceClient:
         symbols: Iterable[str],
         *,
         timeout: float | None = None,
+        max_age: float = 0.0,
         return_exceptions: bool,
     ) -> dict[str, InsurancePool | InsuranceError]: ...
 
@@ -162,13 +164,19 @@ class InsuranceClient:
         symbols: Iterable[str],
         *,
         timeout: float | None = None,
+        max_age: float = 0.0,
         return_exceptions: bool = False,
     ) -> dict[str, InsurancePool] | dict[str, InsurancePool | InsuranceError]:
-        """Fetch the pools behind many symbols, concurrently.
+        """Fetch the pools behind many symbols, for the least weight.
+
+        One request for each distinct pool that is known from earlier answers, concurrently; the
+        one request without symbol where that weighs less. Symbols of one pool get the same
+        object.
 
         Args:
             symbols: as for `fetch_pool`; repeats are asked for once.
             timeout: seconds for all of it, as for `fetch_pool`.
+            max_age: seconds; answers that were observed no longer ago are given without a request.
             return_exceptions: give errors as values instead of raising.
 
         Returns:
@@ -176,12 +184,28 @@ class InsuranceClient:
 
         Raises:
             BulkFetchError: some symbols failed; it keeps what did arrive.
-            ValueError, TypeError: a symbol cannot be meant; nothing was sent.
+            ValueError, TypeError: a symbol or a number cannot be meant; nothing was sent.
         """
         if isinstance(symbols, str):
             raise TypeError("symbols must be several symbols; use fetch_pool for a single one")
-        names = dict.fromkeys(normalise_symbol(symbol) for symbol in symbols)
-        results = await self._in_task(self._fetch_each(list(names), self._deadline(timeout)))
+        names = list(dict.fromkeys(normalise_symbol(symbol) for symbol in symbols))
+        deadline, max_age = self._deadline(timeout), _age(max_age)
+        recalled: dict[str, InsurancePool] = {}
+        if max_age:
+            for name in names:
+                pool = self._sharing.recall(name, max_age)
+                if pool is not None:
+                    recalled[name] = pool
+        weight = self._sharing.snapshot_weight.value
+        plan = Plan(
+            (name for name in names if name not in recalled),
+            self._sharing.grouping,
+            snapshot_weight=weight if weight <= self._budget.capacity else None,
+            width=self._max_concurrency,
+        )
+        await self._fetch_each(plan, deadline)
+        found = recalled | plan.pools
+        results = {name: found.get(name) or plan.errors[name] for name in names}
         if return_exceptions:
             return results
         pools = {name: got for name, got in results.items() if isinstance(got, InsurancePool)}
@@ -197,25 +221,27 @@ class InsuranceClient:
             ) from error
         return pools
 
-    async def fetch_snapshot(self, *, timeout: float | None = None) -> InsuranceSnapshot:
+    async def fetch_snapshot(
+        self, *, timeout: float | None = None, max_age: float = 0.0
+    ) -> InsuranceSnapshot:
         """Fetch every pool of the exchange, for a weight of 40.
 
         Args:
             timeout: seconds for everything, as for `fetch_pool`.
+            max_age: seconds; a snapshot that was observed no longer ago is given without a request.
 
         Raises:
             InsuranceError: each failure of its own kind.
 
-        The weight is documented as 1, but was measured as 40; so much is charged.
+        The weight is documented as 1, but was measured as 40 by a third party; 40 is charged until
+        the used weight of our own answers shows otherwise.
         """
-
-        async def attempt() -> InsuranceSnapshot:
-            report, body = await self._ask(_POOLS, None, _SNAPSHOT_WEIGHT, deadline)
-            at = report.wall if report.date is None else report.date
-            return InsuranceSnapshot(decode_pools(body), utc(at))
-
         deadline = self._deadline(timeout)
-        return await self._in_task(self._retrier.call(attempt, deadline))
+        if max_age:
+            snapshot = self._sharing.recall_snapshot(_age(max_age))
+            if snapshot is not None:
+                return snapshot
+        return await self._sharing.snapshot(deadline)
 
     async def fetch_request_weight(self, *, timeout: float | None = None) -> RequestWeight:
         """Ask how much weight the IP is granted and has used, for a weight of 1.
@@ -229,26 +255,30 @@ class InsuranceClient:
         The limit is the `REQUEST_WEIGHT` of the exchange's `exchangeInfo`.
         """
 
-        async def attempt() -> RequestWeight:
-            report, body = await self._ask(_INFO, None, _INFO_WEIGHT, deadline)
-            interval = self._budget.interval
-            return RequestWeight(
-                limit=decode_weight_limit(body, interval),
-                interval=interval,
-                used_weight=report.used_weight,
-                resets_at=self._budget.state().resets_at,
-            )
+        async def ask(flight: Flight[RequestWeight]) -> RequestWeight:
+            async def attempt() -> RequestWeight:
+                lease = await self._attempts.acquire(_INFO_WEIGHT, flight)
+                outcome = await self._attempts.send(_INFO, lease, flight)
+                interval = self._budget.interval
+                return RequestWeight(
+                    limit=decode_weight_limit(outcome.body, interval),
+                    interval=interval,
+                    used_weight=outcome.report.used_weight,
+                    resets_at=self._budget.state().resets_at,
+                )
 
-        deadline = self._deadline(timeout)
-        return await self._in_task(self._retrier.call(attempt, deadline))
+            return await self._retrier.call(attempt, flight)
+
+        return await self._sharing.single(ask, self._deadline(timeout))
 
     def stats(self) -> ClientStats:
         """Return what this client has done so far."""
         return ClientStats(
-            requests_sent=self._requests_sent,
+            requests_sent=self._attempts.sent,
             retries=self._retrier.retries,
-            weight_spent=self._weight_spent,
-            used_weight=self._used_weight,
+            calls_shared=self._sharing.answered_otherwise,
+            weight_spent=self._attempts.weight,
+            used_weight=self._attempts.used_weight,
         )
 
     async def aclose(self) -> None:
@@ -257,12 +287,8 @@ class InsuranceClient:
         A second close is fine.
         """
         self._closed = True
-        calls = tuple(self._calls)
-        for call in calls:
-            call.cancel()
         try:
-            if calls:
-                await asyncio.wait(calls)
+            await self._sharing.aclose()
         finally:
             await self._transport.aclose()
 
@@ -286,132 +312,49 @@ class InsuranceClient:
             raise ValueError(f"timeout must be positive, or None for no bound, not {timeout}")
         return self._runtime.monotonic() + timeout
 
-    def _left(self, deadline: float) -> float | None:
-        """Return the seconds that are left, None if they have no end.
-
-        Raises:
-            RequestTimeoutError: none are left.
-        """
-        if deadline == inf:
-            return None
-        left = deadline - self._runtime.monotonic()
-        if left <= 0:
-            raise RequestTimeoutError("the call's time was up before the request could be sent")
-        return left
-
-    async def _in_task(self, work: Coroutine[object, object, T]) -> T:
-        """Run a call in a task of our own, which `aclose` can end without harm to the caller's."""
-        if self._closed:
-            work.close()
-            raise TransportError("this client is closed")
-        task = asyncio.create_task(work)
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+    async def _fetch_each(self, plan: Plan, deadline: float) -> None:
+        """Ask as the plan says, until nothing is left to ask."""
+        asking: dict[asyncio.Task[InsurancePool | InsuranceSnapshot], str | None] = {}
         try:
-            return await task
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if task.cancelled() and self._closed and not (caller and caller.cancelling()):
-                raise TransportError("the client was closed during the call") from None
-            raise
+            while True:
+                for symbol in plan.next():
+                    work = (
+                        self._sharing.snapshot(deadline)
+                        if symbol is None
+                        else self._sharing.pool(symbol, deadline, alone=plan.is_alone(symbol))
+                    )
+                    asking[asyncio.create_task(work)] = symbol
+                if not asking:
+                    return
+                answered, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+                for task in answered:
+                    _note(plan, asking.pop(task), task)
+        finally:
+            for task in asking:
+                task.cancel()
+            if asking:
+                await asyncio.wait(asking)
 
-    async def _fetch_pool(self, symbol: str, deadline: float) -> InsurancePool:
-        async def attempt() -> InsurancePool:
-            _, body = await self._ask(_POOLS, symbol, _SYMBOL_WEIGHT, deadline)
-            return decode_pool(body, symbol)
 
-        return await self._retrier.call(attempt, deadline)
+def _note(
+    plan: Plan, symbol: str | None, task: asyncio.Task[InsurancePool | InsuranceSnapshot]
+) -> None:
+    """Tell the plan what came of a request."""
+    try:
+        answer = task.result()
+    except InsuranceError as error:
+        if symbol is None:
+            plan.failed_all(error)
+        else:
+            plan.failed(symbol, error)
+        return
+    if isinstance(answer, InsuranceSnapshot):
+        plan.answered_all(answer)
+    elif symbol is not None:
+        plan.answered(symbol, answer)
 
-    async def _fetch_each(
-        self, symbols: list[str], deadline: float
-    ) -> dict[str, InsurancePool | InsuranceError]:
-        """Ask for each symbol by itself, with no more workers than may be in flight."""
-        found: dict[str, InsurancePool | InsuranceError] = {}
-        queue = iter(symbols)
 
-        async def work() -> None:
-            for symbol in queue:
-                try:
-                    found[symbol] = await self._fetch_pool(symbol, deadline)
-                except InsuranceError as error:
-                    found[symbol] = error
-
-        try:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(min(self._max_concurrency, len(symbols))):
-                    workers.create_task(work())
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None  # a defect of ours, shown as it is
-        return {symbol: found[symbol] for symbol in symbols}
-
-    async def _ask(
-        self, endpoint: str, symbol: str | None, weight: int, deadline: float
-    ) -> tuple[Report, bytes]:
-        """Make one attempt: take the weight and a place, send, report, and return what came."""
-        budget = self._budget
-        try:
-            lease = await budget.acquire(weight, timeout=self._left(deadline))
-            try:
-                await self._take_slot(lease, deadline)
-            except BaseException:
-                budget.release(lease)
-                raise
-            try:
-                answer = await self._send(endpoint, symbol, lease, deadline)
-            finally:
-                self._slots.release()
-        except InsuranceError as error:
-            error.symbol = symbol  # the budget does not know what its weight is for
-            raise
-        return self._receive(answer, symbol, lease)
-
-    async def _take_slot(self, lease: Lease, deadline: float) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()
-            return
-        try:
-            async with asyncio.timeout(self._left(deadline)):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise RequestTimeoutError(
-                f"in time, none of the {self._max_concurrency} requests in flight made room"
-            ) from None
-        lease.sent_at = self._runtime.monotonic()
-
-    async def _send(
-        self, endpoint: str, symbol: str | None, lease: Lease, deadline: float
-    ) -> Answer:
-        try:
-            answer = await self._transport.get(endpoint, symbol, self._left(deadline))
-        except ConnectError:
-            self._budget.release(lease)
-            raise
-        except BaseException:
-            self._count(lease.weight)
-            self._budget.settle(lease, None)
-            raise
-        self._count(lease.weight)
-        return answer
-
-    def _receive(self, answer: Answer, symbol: str | None, lease: Lease) -> tuple[Report, bytes]:
-        """Report what an answer says to the budget, then raise it or return it."""
-        budget = self._budget
-        report = read_report(
-            answer.status,
-            answer.headers,
-            answer.body,
-            weight_header=budget.weight_header,
-            wall=self._runtime.wall(),
-        )
-        budget.settle(lease, report)
-        if report.used_weight is not None:
-            self._used_weight = report.used_weight
-        if answer.status == _OK:
-            if answer.failure is not None:
-                raise answer.failure
-            return report, answer.body
-        raise status_error(report, answer.body, symbol, budget.state().banned_until)
-
-    def _count(self, weight: int) -> None:
-        self._requests_sent += 1
-        self._weight_spent += weight
+def _age(max_age: float) -> float:
+    if not max_age >= 0:
+        raise ValueError(f"max_age must be 0 or more seconds, not {max_age}")
+    return max_age

@@ -24,8 +24,9 @@ before anything is sent. All errors can be pickled.
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +66,20 @@ class InsuranceError(Exception):
     def __init__(self, message: str, *, symbol: str | None = None) -> None:
         super().__init__(message)
         self.symbol = symbol
+
+    def about(self, symbol: str) -> Self:
+        """Return this error for a symbol: itself, or a copy."""
+        if self.symbol == symbol:
+            return self
+        error = self.copy()
+        error.symbol = symbol
+        return error
+
+    def copy(self) -> Self:
+        """Return a copy with the same cause and a traceback of its own."""
+        error = copy(self)
+        error.__cause__ = self.__cause__
+        return error
 
     def __str__(self) -> str:
         text = super().__str__()

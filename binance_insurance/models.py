@@ -130,11 +130,15 @@ class InsuranceSnapshot(Struct, frozen=True, dict=True):
         return index
 
     def __getitem__(self, symbol: str) -> InsurancePool:
-        index = self._by_symbol
-        found = index.get(symbol) or index.get(symbol.strip().upper())
+        found = self.get(symbol)
         if found is None:
             raise KeyError(symbol)
         return found
+
+    def get(self, symbol: str) -> InsurancePool | None:
+        """Return the pool of a symbol, or None if no pool names it."""
+        index = self._by_symbol
+        return index.get(symbol) or index.get(symbol.strip().upper())
 
     def __contains__(self, symbol: str) -> bool:
         return symbol in self._by_symbol or symbol.strip().upper() in self._by_symbol

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,7 +13,8 @@ import pytest
 from aioresponses import aioresponses
 from looptime import LoopTimeEventLoop
 
-from binance_insurance import Runtime
+from binance_insurance import AssetBalance, InsurancePool, Runtime
+from binance_insurance.sandbox import Scenario
 
 # The local clock's reading of the real time; where an exchange's clock comes in, its own differs.
 EPOCH = 1_790_000_000.0
@@ -35,6 +37,17 @@ def loop_time() -> float:
 def wall_time() -> float:
     """Virtual seconds since 1970 by the local clock."""
     return EPOCH + loop_time()
+
+
+class Singles(Scenario):
+    """An exchange on which every symbol has a pool of its own: S0USDT, S1USDT and so on."""
+
+    def __init__(self, count: int) -> None:
+        balance = AssetBalance("USDT", Decimal("1.5"), 0)
+        self._pools = tuple(InsurancePool((f"S{n}USDT",), (balance,)) for n in range(count))
+
+    def pools(self, at: float) -> tuple[InsurancePool, ...]:
+        return self._pools
 
 
 @pytest.fixture

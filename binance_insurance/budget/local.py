@@ -70,6 +70,11 @@ class LocalBudget:
         """Seconds of a window."""
         return self._bucket.interval
 
+    @property
+    def capacity(self) -> int:
+        """Weight that it grants in one window at the most: limit - reserve."""
+        return self._bucket.capacity
+
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
         """Wait until `weight` may be sent, and take it. First come, first served.
 
@@ -86,7 +91,7 @@ class LocalBudget:
             lease = self._bucket.take(weight, now)
             if lease is not None:
                 return lease
-        self._refuse_hopeless(weight, now, timeout)
+        self.check(weight, timeout=timeout)
         waiter = _Waiter(weight, inf if timeout is None else now + timeout)
         self._waiters[waiter] = None
         self._queued += weight
@@ -139,8 +144,14 @@ class LocalBudget:
             banned_until=None if banned is None else utc(banned),
         )
 
-    def _refuse_hopeless(self, weight: int, now: float, timeout: float | None) -> None:
-        """Raise what the caller would learn anyway, before it waits."""
+    def check(self, weight: int, *, timeout: float | None = None) -> None:
+        """Raise what a caller who would have to wait for `weight` can know at once.
+
+        Raises:
+            IPBannedError: the IP is banned.
+            BudgetTimeoutError: the wait would surely outlast `timeout` seconds, or for ever.
+        """
+        now = self._monotonic()
         banned = self._bucket.banned_until(now)
         if banned is not None:
             raise ban_error(banned)

@@ -1,0 +1,244 @@
+"""Questions that overlap share their requests, and every answer serves whom it can.
+
+- The same symbol, or symbols of one known pool, are asked for once at a time; while the request
+  without symbol is under way, it answers for all.
+- An answer also lands the flights that still wait for weight and whose symbols it names.
+- When more weight is waited for than the request without symbol weighs, it takes their place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+from ._decoding import decode_pool, decode_pools
+from ._flights import Flight
+from ._headers import utc
+from ._planner import Group, Grouping, SnapshotWeight
+from .errors import BadRequestError, DecodeError, InsuranceError, TransportError
+from .models import InsurancePool, InsuranceSnapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ._attempts import Attempts
+    from ._retry import Retrier
+    from ._runtime import Runtime
+    from .budget import LocalBudget
+
+T = TypeVar("T")
+
+_POOLS = "insuranceBalance"
+_SYMBOL_WEIGHT = 1
+
+
+class Sharing:
+    """The flights of one client, and what their answers have taught.
+
+    Attributes:
+        grouping: which symbols share a pool.
+        snapshot_weight: what the request without symbol weighs.
+        answered_otherwise: questions answered without a request of their own.
+    """
+
+    def __init__(
+        self, attempts: Attempts, retrier: Retrier, budget: LocalBudget, runtime: Runtime
+    ) -> None:
+        self.grouping = Grouping()
+        self.snapshot_weight = SnapshotWeight()
+        self.answered_otherwise = 0
+        self._attempts = attempts
+        self._retrier = retrier
+        self._budget = budget
+        self._monotonic = runtime.monotonic
+        self._by_symbol: dict[str, Flight[InsurancePool]] = {}
+        self._by_group: dict[Group, Flight[InsurancePool]] = {}
+        self._for_all: Flight[InsuranceSnapshot] | None = None
+        self._waiting: set[Flight[InsurancePool]] = set()
+        self._snapshot: tuple[InsuranceSnapshot, float] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def pool(self, symbol: str, deadline: float, *, alone: bool = False) -> InsurancePool:
+        """Return a pool that names a symbol, sharing what is under way.
+
+        With `alone` it is asked for by itself, so that an error is the exchange's own.
+        """
+        if not alone:
+            pool = await self._pool_under_way(symbol, deadline)
+            if pool is not None:
+                self.answered_otherwise += 1
+                return pool
+        flight = self._by_symbol.get(symbol)
+        own = flight is None
+        if flight is None:
+            flight = self._launch_for_pool(symbol, alone=alone)
+        pool = await self._board(flight, symbol, deadline)
+        if not (own and flight.sent):
+            self.answered_otherwise += 1
+        return pool
+
+    async def snapshot(self, deadline: float) -> InsuranceSnapshot:
+        """Return every pool, sharing the request if it is under way."""
+        flight = self._for_all
+        if flight is None:
+            flight = self._launch_for_all()
+        else:
+            self.answered_otherwise += 1
+        return await self._board(flight, None, deadline)
+
+    async def single(self, work: Callable[[Flight[T]], Awaitable[T]], deadline: float) -> T:
+        """Run a question that nothing else can answer."""
+        flight = Flight[T](None, lambda _: None, alone=True)
+        self._take_off(flight, work)
+        return await self._board(flight, None, deadline)
+
+    def recall(self, symbol: str, max_age: float) -> InsurancePool | None:
+        """Return the newest pool that names a symbol, if it was observed within `max_age` s."""
+        pool = self.grouping.recall(symbol, self._monotonic() - max_age)
+        self.answered_otherwise += pool is not None
+        return pool
+
+    def recall_snapshot(self, max_age: float) -> InsuranceSnapshot | None:
+        """Return the newest snapshot, if it was observed within `max_age` seconds."""
+        if self._snapshot is None or self._snapshot[1] < self._monotonic() - max_age:
+            return None
+        self.answered_otherwise += 1
+        return self._snapshot[0]
+
+    async def aclose(self) -> None:
+        """End all flights; those aboard get a `TransportError`."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+
+    async def _pool_under_way(self, symbol: str, deadline: float) -> InsurancePool | None:
+        """Wait for a flight that should name a symbol; None if there is none, or it does not."""
+        try:
+            if self._for_all is not None:
+                return (await self._board(self._for_all, symbol, deadline)).get(symbol)
+            group = self.grouping.group_of(symbol)
+            flight = None if group is None else self._by_group.get(group)
+            if flight is None or flight.symbol == symbol:
+                return None
+            pool = await self._board(flight, symbol, deadline)
+        except (BadRequestError, DecodeError):
+            return None  # that was about another symbol, or one bad pool among all
+        return pool if symbol in pool.symbols else None
+
+    async def _board(self, flight: Flight[T], symbol: str | None, deadline: float) -> T:
+        """Wait for a flight's answer; an error is about what this caller asked for."""
+        try:
+            left = self._attempts.left(deadline)
+            if left is not None and not flight.sent:
+                self._budget.check(_SYMBOL_WEIGHT, timeout=left)
+            return await flight.board(deadline, left)
+        except InsuranceError as error:
+            if symbol is None or error.symbol == symbol:
+                raise
+            raise error.about(symbol) from error.__cause__
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self._closed and not (caller and caller.cancelling()):
+                message = "the client was closed during the call"
+                raise TransportError(message, symbol=symbol) from None
+            raise
+
+    def _launch_for_pool(self, symbol: str, *, alone: bool) -> Flight[InsurancePool]:
+        group = None if alone else self.grouping.group_of(symbol)
+
+        def ended(flight: Flight[InsurancePool]) -> None:
+            if self._by_symbol.get(symbol) is flight:
+                del self._by_symbol[symbol]
+            if group is not None and self._by_group.get(group) is flight:
+                del self._by_group[group]
+
+        flight = Flight[InsurancePool](symbol, ended, alone=alone)
+        self._take_off(flight, self._fly_for_pool)
+        self._by_symbol[symbol] = flight
+        if group is not None:
+            self._by_group[group] = flight
+        return flight
+
+    def _launch_for_all(self) -> Flight[InsuranceSnapshot]:
+        def ended(flight: Flight[InsuranceSnapshot]) -> None:
+            if self._for_all is flight:
+                self._for_all = None
+
+        flight = Flight[InsuranceSnapshot](None, ended)
+        self._take_off(flight, self._fly_for_all)
+        self._for_all = flight
+        return flight
+
+    def _take_off(self, flight: Flight[T], work: Callable[[Flight[T]], Awaitable[T]]) -> None:
+        if self._closed:
+            raise TransportError("this client is closed", symbol=flight.symbol)
+        task = flight.take_off(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _fly_for_pool(self, flight: Flight[InsurancePool]) -> InsurancePool:
+        symbol = flight.symbol
+        assert symbol is not None  # noqa: S101 - for type checkers
+
+        async def attempt() -> InsurancePool:
+            if not flight.alone:
+                self._waiting.add(flight)
+                if self.snapshot_weight.value < len(self._waiting):
+                    self._merge()
+            try:
+                lease = await self._attempts.acquire(_SYMBOL_WEIGHT, flight)
+            finally:
+                self._waiting.discard(flight)
+            outcome = await self._attempts.send(_POOLS, lease, flight)
+            pool = decode_pool(outcome.body, symbol)
+            self._learn(pool)
+            return pool
+
+        try:
+            return await self._retrier.call(attempt, flight)
+        except asyncio.CancelledError:
+            if not flight.diverted or flight.deserted:
+                raise
+        flight.resume()
+        if self._for_all is not None:
+            try:
+                pool = (await self._for_all.board(flight.deadline, None)).get(symbol)
+            except DecodeError:
+                pool = None
+            if pool is not None:
+                return pool
+        return await self._retrier.call(attempt, flight)
+
+    async def _fly_for_all(self, flight: Flight[InsuranceSnapshot]) -> InsuranceSnapshot:
+        async def attempt() -> InsuranceSnapshot:
+            lease = await self._attempts.acquire(self.snapshot_weight.value, flight)
+            outcome = await self._attempts.send(_POOLS, lease, flight)
+            report = outcome.report
+            at = report.wall if report.date is None else report.date
+            snapshot = InsuranceSnapshot(decode_pools(outcome.body), utc(at))
+            if outcome.used_before is not None and report.used_weight is not None:
+                self.snapshot_weight.learn(outcome.used_before, report.used_weight)
+            self._snapshot = snapshot, self._monotonic()
+            for pool in snapshot.pools:
+                self._learn(pool)
+            return snapshot
+
+        return await self._retrier.call(attempt, flight)
+
+    def _merge(self) -> None:
+        """Let one request without symbol answer all who wait for weight, if it can be had."""
+        if self.snapshot_weight.value > self._budget.capacity:
+            return
+        if self._for_all is None:
+            self._launch_for_all()
+        for flight in self._waiting:
+            flight.divert()
+
+    def _learn(self, pool: InsurancePool) -> None:
+        self.grouping.learn(pool, self._monotonic())
+        for flight in tuple(self._waiting):
+            if flight.symbol in pool.symbols:
+                flight.land(pool)
