@@ -99,14 +99,13 @@ class Flight(Generic[T]):
 
     def divert(self) -> None:
         """Make the work stop waiting for weight, since another request will answer it."""
-        self.diverted = True
-        if self._task is not None:
+        if not self.diverted and self._task is not None:
+            self.diverted = True
             self._task.cancel()
 
     def resume(self) -> None:
         """Let the work go on after it was diverted."""
         self.diverted = False
-        self.alone = True
         if self._task is not None:
             self._task.uncancel()
 

@@ -197,19 +197,21 @@ class Sharing:
             self._learn(pool)
             return pool
 
-        try:
-            return await self._retrier.call(attempt, flight)
-        except asyncio.CancelledError:
-            if not flight.diverted or flight.deserted:
-                raise
-        flight.resume()
-        if self._for_all is not None:
+        if not flight.alone and self._for_all is None:
+            try:
+                return await self._retrier.call(attempt, flight)
+            except asyncio.CancelledError:
+                if not flight.diverted or flight.deserted:
+                    raise
+            flight.resume()
+        if not flight.alone and self._for_all is not None:
             try:
                 pool = (await self._for_all.board(flight.deadline, None)).get(symbol)
             except DecodeError:
                 pool = None
             if pool is not None:
                 return pool
+        flight.alone = True
         return await self._retrier.call(attempt, flight)
 
     async def _fly_for_all(self, flight: Flight[InsuranceSnapshot]) -> InsuranceSnapshot:
@@ -232,9 +234,9 @@ class Sharing:
         """Let one request without symbol answer all who wait for weight, if it can be had."""
         if self.snapshot_weight.value > self._budget.capacity:
             return
-        if self._for_all is None:
-            self._launch_for_all()
+        for_all = self._for_all or self._launch_for_all()
         for flight in self._waiting:
+            for_all.deadline = max(for_all.deadline, flight.deadline)
             flight.divert()
 
     def _learn(self, pool: InsurancePool) -> None:

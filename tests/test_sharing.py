@@ -1,0 +1,292 @@
+"""Many symbols for little weight, and calls that overlap, over TCP against the sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import pytest
+
+from binance_insurance import (
+    AssetBalance,
+    BudgetTimeoutError,
+    BulkFetchError,
+    ConnectError,
+    InsuranceClient,
+    InsurancePool,
+    InvalidSymbolError,
+    LocalBudget,
+    RequestTimeoutError,
+    Runtime,
+)
+from binance_insurance.sandbox import Fault, Market, Sandbox, Scenario
+
+from .conftest import Singles, loop_time, wall_time
+
+SYMBOLS = [symbol for pool in Market().pools(0) for symbol in pool.symbols]
+
+
+class Moving(Scenario):
+    """Two pools, between which a test moves symbols."""
+
+    def __init__(self) -> None:
+        self.groups = [["A", "B", "C"], ["D", "E"]]
+
+    def pools(self, at: float) -> tuple[InsurancePool, ...]:
+        held = (AssetBalance("USDT", Decimal(1), int(at * 1000)),)
+        return tuple(InsurancePool(tuple(group), held) for group in self.groups)
+
+
+@pytest.fixture
+async def exchange() -> AsyncIterator[Sandbox]:
+    async with Sandbox("market", clock=wall_time) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+async def client(exchange: Sandbox, runtime: Runtime) -> AsyncIterator[InsuranceClient]:
+    budget = LocalBudget(runtime=runtime)
+    async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
+        yield client
+
+
+async def test_600_symbols_cost_40_and_then_no_more_than_there_are_pools(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    pools = await client.fetch_pools(SYMBOLS[:600])
+    assert list(pools) == SYMBOLS[:600]
+    assert all(symbol in pool for symbol, pool in pools.items())
+    assert exchange.accounting.weight == 40
+    again = await client.fetch_pools(SYMBOLS[:600])
+    assert exchange.accounting.weight - 40 <= min(40, len(set(again.values())))
+    assert len({id(pool) for pool in again.values()}) == len(set(again.values()))
+
+
+async def test_ten_symbols_of_two_known_pools_take_two_requests(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    snapshot = await client.fetch_snapshot()
+    first, second = snapshot[SYMBOLS[0]], snapshot[SYMBOLS[20]]
+    before = len(exchange.requests)
+    pools = await client.fetch_pools([*first.symbols[:5], *second.symbols[:5]])
+    assert len(exchange.requests) - before == 2
+    assert set(pools.values()) == {first, second}
+
+
+async def test_a_few_symbols_of_unknown_grouping_are_discovered(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    await client.fetch_pools(SYMBOLS[:13])  # all of one pool
+    assert exchange.accounting.weight <= 8
+
+
+async def test_10_000_coroutines_on_600_symbols_cost_80_at_the_most(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    calls = [client.fetch_pool(SYMBOLS[number % 600]) for number in range(10_000)]
+    pools = await asyncio.gather(*calls)
+    assert all(SYMBOLS[number % 600] in pool for number, pool in enumerate(pools))
+    assert exchange.accounting.weight <= 80
+    assert client.stats().calls_shared >= 9_900
+
+
+async def test_what_no_pool_names_gets_the_exchanges_own_error(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    with pytest.raises(BulkFetchError) as caught:
+        await client.fetch_pools([*SYMBOLS[:100], "NOPE", "NADA"])
+    assert len(caught.value.pools) == 100
+    assert {name: type(e) for name, e in caught.value.errors.items()} == {
+        "NOPE": InvalidSymbolError,
+        "NADA": InvalidSymbolError,
+    }
+    assert exchange.accounting.weight == 42
+
+
+async def test_a_symbol_that_moved_is_noticed_and_asked_again(runtime: Runtime) -> None:
+    market = Moving()
+    async with (
+        Sandbox(market, clock=wall_time) as exchange,
+        InsuranceClient(exchange.url, runtime=runtime) as client,
+    ):
+        await client.fetch_pools(["A", "B", "C", "D", "E"])
+        known = len(exchange.requests)
+        market.groups = [["A", "B"], ["D", "E", "C"]]
+        pools = await client.fetch_pools(["A", "B", "C"])
+        assert pools["C"].symbols == ("D", "E", "C")
+        assert len(exchange.requests) - known == 2
+
+
+async def test_overlapping_calls_share_one_request(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    exchange.latency = 0.2
+    same = await asyncio.gather(*[client.fetch_pool("BTCUSDT") for _ in range(50)])
+    assert len(exchange.requests) == 1
+    assert len({id(pool) for pool in same}) == 1
+    await asyncio.gather(*[client.fetch_pool(symbol) for symbol in SYMBOLS[:13]])
+    assert len(exchange.requests) == 2, "all of one pool that is known by now"
+    assert client.stats().calls_shared == 49 + 12
+
+
+async def test_a_snapshot_under_way_answers_for_symbols_too(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    exchange.latency = 0.2
+    snapshots = [asyncio.create_task(client.fetch_snapshot()) for _ in range(2)]
+    await asyncio.sleep(0.1)
+    pool = await client.fetch_pool("BTCUSDT")
+    with pytest.raises(InvalidSymbolError):
+        await client.fetch_pool("NOPE")
+    first, second = await asyncio.gather(*snapshots)
+    assert first is second
+    assert pool is first["BTCUSDT"]
+    assert [seen.weight for seen in exchange.requests] == [40, 1]
+
+
+async def test_one_callers_end_does_not_hurt_the_others(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    exchange.latency = 0.5
+    leaving = asyncio.create_task(client.fetch_pool("BTCUSDT"))
+    hasty = asyncio.create_task(client.fetch_pool("BTCUSDT", timeout=0.2))
+    staying = asyncio.create_task(client.fetch_pool("BTCUSDT"))
+    await asyncio.sleep(0.1)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    with pytest.raises(RequestTimeoutError):
+        await hasty
+    assert "BTCUSDT" in await staying
+    assert len(exchange.requests) == 1
+
+
+async def test_when_all_have_gone_the_request_is_cancelled_and_a_new_call_starts_anew(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    exchange.inject(Fault.stall())
+    calls = [asyncio.create_task(client.fetch_pool("BTCUSDT")) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    for call in calls:
+        call.cancel()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert "BTCUSDT" in await client.fetch_pool("BTCUSDT")
+    assert loop_time() < 1, "not the stalled one's answer"
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+    assert client.budget.state().waiting == 0
+
+
+async def test_an_error_is_told_to_each_about_what_it_asked(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    await client.fetch_snapshot()
+    exchange.inject(*[Fault.of_status(500)] * 4)
+    results = await asyncio.gather(
+        *[client.fetch_pool(symbol) for symbol in SYMBOLS[:3] * 2], return_exceptions=True
+    )
+    assert [getattr(error, "symbol", None) for error in results] == SYMBOLS[:3] * 2
+    assert len({id(error) for error in results}) == 6
+
+
+async def test_waiting_callers_are_merged_when_that_weighs_less(runtime: Runtime) -> None:
+    async with Sandbox(Singles(300), clock=wall_time) as exchange:
+        exchange.spend_elsewhere(1919)
+        budget = LocalBudget(runtime=runtime)
+        async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
+            await client.fetch_pool("S0USDT")
+            calls = [
+                asyncio.create_task(client.fetch_pool(f"S{n}USDT", timeout=None if n % 2 else 90))
+                for n in range(300)
+            ]
+            lost = asyncio.create_task(client.fetch_pool("NOPE"))
+            await asyncio.sleep(1)
+            calls.pop().cancel()
+            with pytest.raises(BudgetTimeoutError):
+                await client.fetch_pool("S1USDT", timeout=5)
+            pools = await asyncio.gather(*calls)
+            with pytest.raises(InvalidSymbolError):
+                await lost
+        assert [pool.symbols[0] for pool in pools] == [f"S{n}USDT" for n in range(299)]
+        assert exchange.accounting.weight == 1 + 40 + 1
+        assert exchange.accounting.verdicts == {200: 3}
+
+
+async def test_a_snapshot_that_fails_does_not_hide_a_good_pool(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    exchange.latency = 0.2
+    exchange.inject(Fault.html())
+    snapshot = asyncio.create_task(client.fetch_snapshot())
+    await asyncio.sleep(0.1)
+    assert "BTCUSDT" in await client.fetch_pool("BTCUSDT")
+    assert snapshot.done()
+    assert snapshot.exception() is not None
+
+
+async def test_max_age_gives_what_is_fresh_without_a_request(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    snapshot = await client.fetch_snapshot()
+    await asyncio.sleep(30)
+    assert await client.fetch_snapshot(max_age=31) is snapshot
+    assert await client.fetch_pool("btcusdt", max_age=31) is snapshot["BTCUSDT"]
+    pools = await client.fetch_pools(SYMBOLS, max_age=31)
+    assert len(pools) == len(SYMBOLS)
+    assert len(exchange.requests) == 1
+    assert client.stats().calls_shared >= 3
+    assert await client.fetch_pool("BTCUSDT", max_age=29) is not snapshot["BTCUSDT"]
+    assert await client.fetch_pool("BTCUSDT") is not None
+    assert len(exchange.requests) == 3
+    pools = await client.fetch_pools(SYMBOLS[:20], max_age=20)
+    assert len(exchange.requests) == 4, "one pool of the two is fresh"
+    assert await client.fetch_snapshot(max_age=29) is not snapshot
+    with pytest.raises(ValueError, match="max_age"):
+        await client.fetch_pool("BTCUSDT", max_age=-1)
+
+
+async def test_the_weight_of_a_snapshot_is_learned(runtime: Runtime) -> None:
+    async with (
+        Sandbox("market", snapshot_weight=5, clock=wall_time) as exchange,
+        InsuranceClient(
+            exchange.url, budget=LocalBudget(runtime=runtime), runtime=runtime
+        ) as client,
+    ):
+        await client.fetch_pool("BTCUSDT")
+        await client.fetch_snapshot()
+        before = client.stats().weight_spent
+        await client.fetch_snapshot()
+        assert client.stats().weight_spent - before == 5
+        await client.fetch_pools(SYMBOLS[::40])
+        assert client.stats().weight_spent - before == 10
+
+
+async def test_a_bulk_call_that_is_cancelled_leaves_nothing(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    exchange.inject(*[Fault.stall()] * 8)
+    call = asyncio.create_task(client.fetch_pools(SYMBOLS[::90]))
+    await asyncio.sleep(0.5)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert client.budget.state().waiting == 0
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) <= 8, "only the test and the server's own"
+
+
+async def test_no_snapshot_is_planned_that_the_budget_can_never_afford(
+    exchange: Sandbox, runtime: Runtime
+) -> None:
+    budget = LocalBudget(60, reserve=30, runtime=runtime)
+    async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
+        assert len(await client.fetch_pools(SYMBOLS[:60])) == 60
+    assert all(seen.weight == 1 for seen in exchange.requests)
+
+
+async def test_nobody_there_fails_every_symbol(runtime: Runtime) -> None:
+    async with InsuranceClient("http://127.0.0.1:9", runtime=runtime) as client:
+        with pytest.raises(BulkFetchError) as caught:
+            await client.fetch_pools(SYMBOLS[:100])
+    assert {type(error) for error in caught.value.errors.values()} == {ConnectError}
+    assert [error.symbol for error in caught.value.errors.values()] == SYMBOLS[:100]
