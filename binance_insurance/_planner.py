@@ -115,10 +115,11 @@ class Plan:
         self._width = width
         self._open = dict.fromkeys(symbols)  # in the order asked
         self._alone: set[str] = set()  # what is known of their groups was wrong
-        self._flying: dict[str, list[str]] = {}  # asked for: all that its answer should cover
+        self._flying: dict[str, list[str]] = {}  # asked for: it, and what its answer should cover
         self._discovering: set[str] = set()  # of these, those of unknown grouping
         self._behind_snapshot: list[str] | None = None
         self._snapshot_done = False
+        self._spent = 0  # requests for single symbols
 
     def next(self) -> list[str | None]:
         """Return what to ask for now (None: without symbol), and take it as asked."""
@@ -132,23 +133,52 @@ class Plan:
                 unknown.append(symbol)
             else:
                 known.setdefault(group, []).append(symbol)
-        weight = None if self._snapshot_done else self._snapshot_weight
-        if weight is not None and weight < len(known) + len(unknown):
+        # The largest first: if they have moved, it is better known early.
+        asks = sorted(known.values(), key=len, reverse=True)
+        if self._snapshot_is_lighter(asks, unknown):
             self._behind_snapshot = list(self._open)
             self._open.clear()
             return [None]
         room = max(0, self._width - len(self._flying))
-        asks = list(known.values())[:room]
         # After the snapshot nothing is left to be discovered, only errors to be fetched.
         narrow = room if self._snapshot_done else _DISCOVERY_WIDTH - len(self._discovering)
         discoveries = unknown[: max(0, min(room - len(asks), narrow))]
-        self._discovering.update(discoveries)
-        asks += [[symbol] for symbol in discoveries]
-        for symbols in asks:
-            self._flying[symbols[0]] = symbols
+        chosen: list[str | None] = []
+        for symbols in [*asks[:room], *([symbol] for symbol in discoveries)]:
+            if not self._may_ask():
+                break
+            asked = symbols[0]
+            if asked in discoveries:
+                self._discovering.add(asked)
+            self._flying[asked] = symbols
+            self._spent += 1
             for symbol in symbols:
                 del self._open[symbol]
-        return [symbols[0] for symbols in asks]
+            chosen.append(asked)
+        return chosen
+
+    def _snapshot_is_lighter(self, asks: list[list[str]], unknown: list[str]) -> bool:
+        weight = None if self._snapshot_done else self._snapshot_weight
+        if weight is None:
+            return False
+        if weight < len(asks) + len(unknown):
+            return True
+        if self._spent:
+            return not self._may_ask() and not self._flying
+        # More groups than go at once: the last ones must not hold too much to be asked again.
+        late = [*asks, *([symbol] for symbol in unknown)][self._width :]
+        return sum(map(len, late)) > weight
+
+    def _may_ask(self) -> bool:
+        """Tell whether another request keeps to the bound, whatever has moved.
+
+        The bound is the snapshot's weight and what goes at once. So beyond the first `width`
+        requests, even all that is still to be found must fit, one by one.
+        """
+        if self._snapshot_done or self._snapshot_weight is None or self._spent < self._width:
+            return True
+        behind = sum(len(symbols) - 1 for symbols in self._flying.values())
+        return self._spent + len(self._open) + behind <= self._snapshot_weight + self._width
 
     def is_alone(self, symbol: str) -> bool:
         """Tell whether a symbol must be asked for by itself."""
@@ -162,10 +192,14 @@ class Plan:
                 self.pools[symbol] = pool
             else:
                 self._alone.add(symbol)
-                self._open[symbol] = None
-        for symbol in pool.symbols:
-            if symbol in self._open:
-                del self._open[symbol]
+                self._reopen(symbol)
+        covered = set(pool.symbols)
+        for symbol in self._open.keys() & covered:
+            del self._open[symbol]
+            self.pools[symbol] = pool
+        for other, behind in self._flying.items():
+            for symbol in covered.intersection(behind) - {other}:
+                behind.remove(symbol)
                 self.pools[symbol] = pool
 
     def failed(self, asked: str, error: InsuranceError) -> None:
@@ -174,15 +208,20 @@ class Plan:
         behind = self._flying.pop(asked)
         if isinstance(error, (BadRequestError, DecodeError)):
             self.errors[asked] = error  # it says nothing about the others of the group
-            self._open |= dict.fromkeys(symbol for symbol in behind if symbol != asked)
+            for symbol in behind:
+                if symbol != asked:
+                    self._reopen(symbol)
             return
         self._give_up(behind, error)
 
     def answered_all(self, snapshot: InsuranceSnapshot) -> None:
         """Take note of the answer to the request without symbol."""
-        behind, self._behind_snapshot = self._behind_snapshot or [], None
+        waited, self._behind_snapshot = self._behind_snapshot or [], None
         self._snapshot_done = True
-        for symbol in behind:
+        for asked, behind in self._flying.items():
+            waited += [symbol for symbol in behind if symbol != asked]
+            del behind[1:]
+        for symbol in waited:
             pool = snapshot.get(symbol)
             if pool is not None:
                 self.pools[symbol] = pool
@@ -194,6 +233,12 @@ class Plan:
         """Take note that the request without symbol failed for good."""
         behind, self._behind_snapshot = self._behind_snapshot or [], None
         self._give_up(behind, error)
+
+    def _reopen(self, symbol: str) -> None:
+        if self._behind_snapshot is None:
+            self._open[symbol] = None
+        else:
+            self._behind_snapshot.append(symbol)  # it is under way and will tell
 
     def _give_up(self, symbols: list[str], error: InsuranceError) -> None:
         if isinstance(error, (ForbiddenError, IPBannedError)):

@@ -89,7 +89,7 @@ class Sharing:
 
     async def single(self, work: Callable[[Flight[T]], Awaitable[T]], deadline: float) -> T:
         """Run a question that nothing else can answer."""
-        flight = Flight[T](None, lambda _: None, alone=True)
+        flight: Flight[T] = Flight(None, lambda _: None, alone=True)
         self._take_off(flight, work)
         return await self._board(flight, None, deadline)
 
@@ -155,7 +155,8 @@ class Sharing:
             if group is not None and self._by_group.get(group) is flight:
                 del self._by_group[group]
 
-        flight = Flight[InsurancePool](symbol, ended, alone=alone)
+        # Annotated, not subscripted: that would cost as much as all the rest.
+        flight: Flight[InsurancePool] = Flight(symbol, ended, alone=alone)
         self._take_off(flight, self._fly_for_pool)
         self._by_symbol[symbol] = flight
         if group is not None:
@@ -167,7 +168,7 @@ class Sharing:
             if self._for_all is flight:
                 self._for_all = None
 
-        flight = Flight[InsuranceSnapshot](None, ended)
+        flight: Flight[InsuranceSnapshot] = Flight(None, ended)
         self._take_off(flight, self._fly_for_all)
         self._for_all = flight
         return flight

@@ -28,7 +28,6 @@ MAX_BODY = 8 * 1024 * 1024
 _CONNECT_TIMEOUT = 5.0
 # Hosts that cannot be spelled in DNS are a UnicodeError.
 _FOREIGN = (aiohttp.ClientError, OSError, ssl.SSLError, UnicodeError)
-_HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
 
 
 class Answer(Struct, frozen=True):
@@ -107,7 +106,6 @@ class Transport:
             async with session.request(
                 "GET",
                 self._url(endpoint, symbol),
-                headers=_HEADERS,
                 timeout=self._timeout,
                 allow_redirects=False,
                 raise_for_status=False,

@@ -54,8 +54,9 @@ def test_a_command_runs(command: str) -> None:
     assert result.stdout
 
 
-def test_the_readme_shows_what_its_example_prints() -> None:
-    page = (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("name", ["README.md", "docs/weight.md"])
+def test_a_page_shows_what_its_example_prints(name: str) -> None:
+    page = (ROOT / name).read_text("utf-8")
     code, shown = (
         next(block[2] for block in FENCE.finditer(page) if block[1] == language)
         for language in ("python", "")

@@ -52,6 +52,7 @@ _TRUST_SHARE = 12  # an answer is trusted for a twelfth of a window: 5 s of a mi
 # and how long the rest waits for the answer to the request ahead before another goes.
 _PAUSE_SHARE = 60
 _LONGEST_TRANSIT = 10.0
+_LOOK_AGAIN = 0.1
 _SILENT_ANSWERS = 3  # so many answers without a used weight in a row: this exchange tells none
 _FIRST_BAN = 120.0  # the shortest ban that the exchange documents
 _TOO_MANY_REQUESTS = 429
@@ -108,6 +109,8 @@ class TokenBucket:
         self._transit = min(_LONGEST_TRANSIT, float(interval))
 
         self._window: int | None = None  # number of the exchange's window since 1970
+        self._seen_date: float | None = None
+        self._look_again_at = -inf
         self._turn_at = inf  # when the window has surely turned
         self._epoch = 0  # counts turns
         self._spent = 0
@@ -275,6 +278,12 @@ class TokenBucket:
         return floor(exchange_time / self.interval)
 
     def _observe(self, sent: float, received: float, date: float) -> None:
+        # Another answer of the same second teaches next to nothing.
+        if date == self._seen_date and received < self._look_again_at:
+            if received >= self._turn_at:
+                self._turn(received)
+            return
+        self._seen_date, self._look_again_at = date, received + _LOOK_AGAIN
         clock = self.clock
         clock.observe(sent, received, date)
         window = self._window_of(clock.earliest(received))
