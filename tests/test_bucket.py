@@ -497,6 +497,22 @@ def test_a_ban_of_unknown_length_is_taken_for_twice_as_long_if_it_comes_again() 
     assert lengths == pytest.approx([120.0, 240.0, 480.0], abs=1.1)
 
 
+def test_a_good_answer_after_a_ban_ends_the_doubling_but_not_one_from_before_it() -> None:
+    bucket = opened(minute_bucket())
+    early = take(bucket, SECOND_IN)
+    bucket.settle(take(bucket, SECOND_IN), SECOND_IN, told(None, SECOND_IN, 418))
+    bucket.settle(early, SECOND_IN + 1, told(3, SECOND_IN + 1))
+    again = SECOND_IN + 125.0
+    bucket.settle(take(bucket, again), again, told(None, again, 418))
+    end = bucket.banned_until(again)
+    assert end == pytest.approx(NOON + again - 5_000.0 + 240.0, abs=1.1)
+    much_later = again + 300.0
+    opened(bucket, now=much_later)
+    bucket.settle(take(bucket, much_later), much_later, told(None, much_later, 418))
+    end = bucket.banned_until(much_later)
+    assert end == pytest.approx(NOON + much_later - 5_000.0 + 120.0, abs=1.1)
+
+
 def test_a_second_418_during_a_ban_does_not_count_as_a_repeat() -> None:
     bucket = opened(minute_bucket())
     leases = [take(bucket, SECOND_IN) for _ in range(5)]
