@@ -24,7 +24,7 @@ T = TypeVar("T")
 _OK = 200
 
 
-class Outcome(Struct, frozen=True):
+class Outcome(Struct, frozen=True, gc=False):
     """A good answer.
 
     Attributes:
@@ -105,30 +105,18 @@ class Attempts:
         Raises:
             InsuranceError: there was none; each failure of its own kind.
         """
-        if self._places.locked():
-            await self._wait_for_place(lease)
-        else:
-            await self._places.acquire()
-        try:
-            return await self._send(endpoint, lease, flight)
-        finally:
-            self._places.release()
-
-    async def _wait_for_place(self, lease: Lease) -> None:
         try:
             await self._places.acquire()
         except BaseException:
             self._budget.release(lease)
             raise
-        lease.sent_at = self._monotonic()
-
-    async def _send(self, endpoint: str, lease: Lease, flight: Flight[T]) -> Outcome:
         symbol = flight.symbol
-        self._started += 1
-        started, quiet = self._started, self._under_way == 0
-        used_before, window_before = self.used_weight, self._reported_window
         flight.sent = True
+        lease.sent_at = self._monotonic()
+        self._started += 1
         self._under_way += 1
+        started, quiet = self._started, self._under_way == 1
+        used_before, window_before = self.used_weight, self._reported_window
         try:
             answer = await self._transport.get(endpoint, symbol)
         except ConnectError:
@@ -140,6 +128,7 @@ class Attempts:
             raise
         finally:
             self._under_way -= 1
+            self._places.release()
         self._count(lease)
         report = self._receive(answer, symbol, lease)
         clean = quiet and started == self._started and window_before == self._reported_window

@@ -10,10 +10,12 @@ import asyncio
 from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from .errors import BudgetTimeoutError, InsuranceError, RequestTimeoutError
+from .errors import InsuranceError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from ._planner import Group
 
 T = TypeVar("T")
 
@@ -23,67 +25,70 @@ class Flight(Generic[T]):
 
     Attributes:
         symbol: what it asks for; None for everything.
-        ended: called once or more when nobody may board any more.
-        deadline: the latest deadline of those who boarded, in local monotonic time.
+        group: the known group that its answer should describe, or None.
         alone: whether no other request's answer will do.
+        deadline: the latest deadline of those who boarded, in local monotonic time.
         waiting: whether it waits for request weight.
         sent: whether any attempt of it was sent.
+        diverted: whether it was told to stop waiting, because another request will answer it.
     """
 
     __slots__ = (
-        "_ended",
+        "_began",
+        "_on_closed",
+        "_on_ended",
         "_seats",
         "_task",
         "alone",
         "deadline",
         "diverted",
+        "group",
         "sent",
         "symbol",
         "waiting",
     )
 
     def __init__(
-        self, symbol: str | None, ended: Callable[[Flight[T]], None], *, alone: bool = False
+        self,
+        symbol: str | None,
+        on_closed: Callable[[Flight[T]], None],
+        on_ended: Callable[[Flight[T]], None],
+        *,
+        group: Group | None = None,
+        alone: bool = False,
     ) -> None:
         self.symbol = symbol
-        self.deadline = -inf
+        self.group = group
         self.alone = alone
+        self.deadline = -inf
         self.waiting = False
         self.sent = False
         self.diverted = False
-        self._ended = ended
+        self._on_closed = on_closed  # nobody may board any more; perhaps more than once
+        self._on_ended = on_ended  # the work is over; perhaps more than once
+        self._began = False
         self._seats: set[asyncio.Future[T]] = set()
         self._task: asyncio.Task[None] | None = None
 
-    def take_off(self, work: Callable[[Flight[T]], Awaitable[T]]) -> asyncio.Task[None]:
+    def take_off(self, work: Callable[[Flight[T]], Awaitable[T]]) -> None:
         """Start the work that ends with this flight's answer."""
         self._task = asyncio.create_task(self._fly(work))
-        self._task.add_done_callback(self._ground)
-        return self._task
 
-    async def board(self, deadline: float, timeout: float | None) -> T:
-        """Wait for the answer, `timeout` seconds at the most.
-
-        Raises:
-            InsuranceError: that of the request.
-            BudgetTimeoutError: the time passed while it waited for weight.
-            RequestTimeoutError: the time passed while it was under way.
-        """
+    def board(self, deadline: float) -> asyncio.Future[T]:
+        """Return a seat: a future of the answer, to be awaited and then left."""
         seat: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._seats.add(seat)
-        self.deadline = max(self.deadline, deadline)
-        try:
-            if timeout is None:
-                return await seat
-            try:
-                async with asyncio.timeout(timeout):
-                    return await seat
-            except TimeoutError:
-                late = BudgetTimeoutError if self.waiting else RequestTimeoutError
-                what = "request weight came free" if self.waiting else "complete answer"
-                raise late(f"no {what} within {timeout:.3g} s") from None
-        finally:
-            self._leave(seat)
+        if deadline > self.deadline:
+            self.deadline = deadline
+        return seat
+
+    def leave(self, seat: asyncio.Future[T]) -> None:
+        """Give up a seat; without any, the work is cancelled."""
+        self._seats.discard(seat)
+        if seat.done() and not seat.cancelled():
+            seat.exception()  # it was seen, even if its owner is cancelled in this moment
+        if not self._seats and self._task is not None and not self._task.done():
+            self.abort()
 
     @property
     def deserted(self) -> bool:
@@ -92,7 +97,7 @@ class Flight(Generic[T]):
 
     def land(self, answer: T) -> None:
         """Give all aboard an answer; the work ends when they have left."""
-        self._ended(self)
+        self._on_closed(self)
         for seat in self._seats:
             if not seat.done():
                 seat.set_result(answer)
@@ -109,33 +114,38 @@ class Flight(Generic[T]):
         if self._task is not None:
             self._task.uncancel()
 
+    def abort(self) -> asyncio.Task[None] | None:
+        """Cancel the work and all who wait for it; return the task, which may have to clean up."""
+        self._dismiss()
+        if self._task is not None:
+            self._task.cancel()
+            if not self._began:  # a task that is cancelled before its first step never runs
+                self._on_ended(self)
+        return self._task
+
     async def _fly(self, work: Callable[[Flight[T]], Awaitable[T]]) -> None:
+        self._began = True
         try:
             self.land(await work(self))
         except InsuranceError as error:
             # Of one exception, each of many tasks would lengthen the traceback.
             self._fail(error, error.copy)
+        except asyncio.CancelledError:
+            self._dismiss()
+            raise
         except Exception as error:
             defect = error  # of ours, shown as it is
             self._fail(error, lambda: defect)
+        finally:
+            self._on_ended(self)
 
     def _fail(self, error: Exception, copy: Callable[[], Exception]) -> None:
-        self._ended(self)
+        self._on_closed(self)
         for number, seat in enumerate(self._seats):
             if not seat.done():
                 seat.set_exception(copy() if number else error)
 
-    def _ground(self, task: asyncio.Task[None]) -> None:
-        """Let go of those aboard a cancelled flight, even of one that never began."""
-        if task.cancelled():
-            self._ended(self)
-            for seat in self._seats:
-                seat.cancel()
-
-    def _leave(self, seat: asyncio.Future[T]) -> None:
-        self._seats.discard(seat)
-        if seat.done() and not seat.cancelled():
-            seat.exception()  # it was seen, even if its owner is cancelled in this moment
-        if not self._seats and self._task is not None:
-            self._ended(self)
-            self._task.cancel()
+    def _dismiss(self) -> None:
+        self._on_closed(self)
+        for seat in self._seats:
+            seat.cancel()

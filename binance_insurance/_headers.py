@@ -22,7 +22,7 @@ _BANNED_UNTIL = re.compile(rb"banned until (\d{13})\b")
 _UNITS = ((86_400, "D"), (3_600, "H"), (60, "M"), (1, "S"))
 
 
-class Report(Struct, frozen=True):
+class Report(Struct, frozen=True, gc=False):
     """What one answer reports about the IP's weight.
 
     Attributes:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import tenacity
 from msgspec import Struct
 
 from .errors import (
@@ -30,9 +29,9 @@ from .errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ._runtime import Runtime
+    import tenacity
 
-T = TypeVar("T")
+    from ._runtime import Runtime
 
 _QUOTA = 500
 _RETRY_COST = 5
@@ -43,7 +42,14 @@ _SUCCESS_REFUND = 1
 class HasDeadline(Protocol):
     """Something that has to end in time."""
 
-    deadline: float
+    @property
+    def deadline(self) -> float:
+        """Local monotonic time after which no attempt may begin; it may move."""
+        ...
+
+
+T = TypeVar("T")
+Call = TypeVar("Call", bound=HasDeadline)
 
 
 class RetryPolicy(Struct, frozen=True):
@@ -128,34 +134,38 @@ class Retrier:
     """Runs the attempts of one client's calls under a policy and a shared quota."""
 
     def __init__(self, policy: RetryPolicy, runtime: Runtime) -> None:
+        import tenacity  # with the first client, since it takes a third of this package's import
+
         self.retries = 0
+        self._retrying = tenacity.AsyncRetrying
+        self._if_retryable = tenacity.retry_if_exception(is_retryable)
         self._policy = policy
         self._runtime = runtime
         self._quota = RetryQuota()
 
-    async def call(self, attempt: Callable[[], Awaitable[T]], limits: HasDeadline) -> T:
+    async def run(self, attempt: Callable[[Call], Awaitable[T]], call: Call) -> T:
         """Run `attempt` until it succeeds or there is no point in going on.
 
         The first attempt runs bare, so that a call that does not fail costs nothing extra.
 
         Args:
-            attempt: makes one attempt; raises an `InsuranceError` where it fails.
-            limits: tells the local monotonic time after which no attempt may begin; it may move.
+            attempt: makes one attempt for the call; raises an `InsuranceError` where it fails.
+            call: what is attempted.
 
         Raises:
             InsuranceError: that of the last attempt that was made.
         """
         try:
-            result = await attempt()
+            result = await attempt(call)
         except InsuranceError as error:
             if not is_retryable(error):
                 raise
-            return await self._retry(attempt, limits, error)
+            return await self._retry(attempt, call, error)
         self._quota.refund()
         return result
 
     async def _retry(
-        self, attempt: Callable[[], Awaitable[T]], limits: HasDeadline, first: InsuranceError
+        self, attempt: Callable[[Call], Awaitable[T]], call: Call, first: InsuranceError
     ) -> T:
         pending: InsuranceError | None = first
         last = first
@@ -175,7 +185,7 @@ class Retrier:
             if (
                 state.attempt_number >= self._policy.max_attempts
                 or state.upcoming_sleep == inf
-                or self._runtime.monotonic() + state.upcoming_sleep >= limits.deadline
+                or self._runtime.monotonic() + state.upcoming_sleep >= call.deadline
             ):
                 return True
             if isinstance(error, RateLimitError):
@@ -191,12 +201,12 @@ class Retrier:
                 error, pending = pending, None
                 raise error
             self.retries += 1
-            return await attempt()
+            return await attempt(call)
 
         try:
-            result: T = await tenacity.AsyncRetrying(
+            result: T = await self._retrying(
                 sleep=self._runtime.sleep,
-                retry=tenacity.retry_if_exception(is_retryable),
+                retry=self._if_retryable,
                 wait=wait,
                 stop=stop,
                 reraise=True,

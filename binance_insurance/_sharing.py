@@ -9,13 +9,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._decoding import decode_pool, decode_pools
 from ._flights import Flight
 from ._headers import utc
 from ._planner import Group, Grouping, SnapshotWeight
-from .errors import BadRequestError, DecodeError, InsuranceError, TransportError
+from .errors import (
+    BadRequestError,
+    BudgetTimeoutError,
+    DecodeError,
+    InsuranceError,
+    RequestTimeoutError,
+    TransportError,
+)
 from .models import InsurancePool, InsuranceSnapshot
 
 if TYPE_CHECKING:
@@ -56,7 +63,7 @@ class Sharing:
         self._for_all: Flight[InsuranceSnapshot] | None = None
         self._waiting: set[Flight[InsurancePool]] = set()
         self._snapshot: tuple[InsuranceSnapshot, float] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._flights: set[Flight[Any]] = set()
         self._closed = False
 
     async def pool(self, symbol: str, deadline: float, *, alone: bool = False) -> InsurancePool:
@@ -64,15 +71,16 @@ class Sharing:
 
         With `alone` it is asked for by itself, so that an error is the exchange's own.
         """
-        if not alone:
-            pool = await self._pool_under_way(symbol, deadline)
+        group = None if alone else self.grouping.group_of(symbol)
+        if not alone and (self._for_all is not None or group in self._by_group):
+            pool = await self._pool_under_way(symbol, group, deadline)
             if pool is not None:
                 self.answered_otherwise += 1
                 return pool
         flight = self._by_symbol.get(symbol)
         own = flight is None
         if flight is None:
-            flight = self._launch_for_pool(symbol, alone=alone)
+            flight = self._launch_for_pool(symbol, group, alone=alone)
         pool = await self._board(flight, symbol, deadline)
         if not (own and flight.sent):
             self.answered_otherwise += 1
@@ -87,10 +95,10 @@ class Sharing:
             self.answered_otherwise += 1
         return await self._board(flight, None, deadline)
 
-    async def single(self, work: Callable[[Flight[T]], Awaitable[T]], deadline: float) -> T:
-        """Run a question that nothing else can answer."""
-        flight: Flight[T] = Flight(None, lambda _: None, alone=True)
-        self._take_off(flight, work)
+    async def single(self, attempt: Callable[[Flight[T]], Awaitable[T]], deadline: float) -> T:
+        """Ask a question that nothing else can answer; `attempt` makes one attempt."""
+        flight: Flight[T] = Flight(None, _nothing, self._flights.discard, alone=True)
+        self._take_off(flight, lambda flight: self._retrier.run(attempt, flight))
         return await self._board(flight, None, deadline)
 
     def recall(self, symbol: str, max_age: float) -> InsurancePool | None:
@@ -109,17 +117,17 @@ class Sharing:
     async def aclose(self) -> None:
         """End all flights; those aboard get a `TransportError`."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+        tasks = [task for flight in tuple(self._flights) if (task := flight.abort())]
+        if tasks:
+            await asyncio.wait(tasks)
 
-    async def _pool_under_way(self, symbol: str, deadline: float) -> InsurancePool | None:
+    async def _pool_under_way(
+        self, symbol: str, group: Group | None, deadline: float
+    ) -> InsurancePool | None:
         """Wait for a flight that should name a symbol; None if there is none, or it does not."""
         try:
             if self._for_all is not None:
                 return (await self._board(self._for_all, symbol, deadline)).get(symbol)
-            group = self.grouping.group_of(symbol)
             flight = None if group is None else self._by_group.get(group)
             if flight is None or flight.symbol == symbol:
                 return None
@@ -129,12 +137,27 @@ class Sharing:
         return pool if symbol in pool.symbols else None
 
     async def _board(self, flight: Flight[T], symbol: str | None, deadline: float) -> T:
-        """Wait for a flight's answer; an error is about what this caller asked for."""
+        """Wait for a flight's answer; an error is about what this caller asked for.
+
+        Raises:
+            InsuranceError: that of the request.
+            BudgetTimeoutError: the time passed while it waited for weight.
+            RequestTimeoutError: the time passed while it was under way.
+        """
+        seat = flight.board(deadline)
         try:
             left = self._attempts.left(deadline)
-            if left is not None and not flight.sent:
+            if left is None:
+                return await seat
+            if not flight.sent:
                 self._budget.check(_SYMBOL_WEIGHT, timeout=left)
-            return await flight.board(deadline, left)
+            try:
+                async with asyncio.timeout(left):
+                    return await seat
+            except TimeoutError:
+                late = BudgetTimeoutError if flight.waiting else RequestTimeoutError
+                what = "request weight came free" if flight.waiting else "complete answer"
+                raise late(f"no {what} within {left:.3g} s", symbol=symbol) from None
         except InsuranceError as error:
             if symbol is None or error.symbol == symbol:
                 raise
@@ -145,91 +168,103 @@ class Sharing:
                 message = "the client was closed during the call"
                 raise TransportError(message, symbol=symbol) from None
             raise
+        finally:
+            flight.leave(seat)
 
-    def _launch_for_pool(self, symbol: str, *, alone: bool) -> Flight[InsurancePool]:
-        group = None if alone else self.grouping.group_of(symbol)
-
-        def ended(flight: Flight[InsurancePool]) -> None:
-            if self._by_symbol.get(symbol) is flight:
-                del self._by_symbol[symbol]
-            if group is not None and self._by_group.get(group) is flight:
-                del self._by_group[group]
-
+    def _launch_for_pool(
+        self, symbol: str, group: Group | None, *, alone: bool
+    ) -> Flight[InsurancePool]:
         # Annotated, not subscripted: that would cost as much as all the rest.
-        flight: Flight[InsurancePool] = Flight(symbol, ended, alone=alone)
+        flight: Flight[InsurancePool] = Flight(
+            symbol, self._close_for_pool, self._flights.discard, group=group, alone=alone
+        )
         self._take_off(flight, self._fly_for_pool)
         self._by_symbol[symbol] = flight
         if group is not None:
             self._by_group[group] = flight
         return flight
 
-    def _launch_for_all(self) -> Flight[InsuranceSnapshot]:
-        def ended(flight: Flight[InsuranceSnapshot]) -> None:
-            if self._for_all is flight:
-                self._for_all = None
+    def _close_for_pool(self, flight: Flight[InsurancePool]) -> None:
+        symbol, group = flight.symbol, flight.group
+        if symbol is not None and self._by_symbol.get(symbol) is flight:
+            del self._by_symbol[symbol]
+        if group is not None and self._by_group.get(group) is flight:
+            del self._by_group[group]
 
-        flight: Flight[InsuranceSnapshot] = Flight(None, ended)
+    def _launch_for_all(self) -> Flight[InsuranceSnapshot]:
+        flight: Flight[InsuranceSnapshot] = Flight(None, self._close_for_all, self._flights.discard)
         self._take_off(flight, self._fly_for_all)
         self._for_all = flight
         return flight
 
+    def _close_for_all(self, flight: Flight[InsuranceSnapshot]) -> None:
+        if self._for_all is flight:
+            self._for_all = None
+
     def _take_off(self, flight: Flight[T], work: Callable[[Flight[T]], Awaitable[T]]) -> None:
         if self._closed:
             raise TransportError("this client is closed", symbol=flight.symbol)
-        task = flight.take_off(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._flights.add(flight)
+        flight.take_off(work)
 
     async def _fly_for_pool(self, flight: Flight[InsurancePool]) -> InsurancePool:
-        symbol = flight.symbol
-        assert symbol is not None  # noqa: S101 - for type checkers
-
-        async def attempt() -> InsurancePool:
-            if not flight.alone:
-                self._waiting.add(flight)
-                if self.snapshot_weight.value < len(self._waiting):
-                    self._merge()
-            try:
-                lease = await self._attempts.acquire(_SYMBOL_WEIGHT, flight)
-            finally:
-                self._waiting.discard(flight)
-            outcome = await self._attempts.send(_POOLS, lease, flight)
-            pool = decode_pool(outcome.body, symbol)
-            self._learn(pool)
-            return pool
-
         if not flight.alone and self._for_all is None:
             try:
-                return await self._retrier.call(attempt, flight)
+                return await self._retrier.run(self._attempt_for_pool, flight)
             except asyncio.CancelledError:
                 if not flight.diverted or flight.deserted:
                     raise
             flight.resume()
         if not flight.alone and self._for_all is not None:
-            try:
-                pool = (await self._for_all.board(flight.deadline, None)).get(symbol)
-            except DecodeError:
-                pool = None
+            pool = await self._pool_for_all(self._for_all, flight)
             if pool is not None:
                 return pool
         flight.alone = True
-        return await self._retrier.call(attempt, flight)
+        return await self._retrier.run(self._attempt_for_pool, flight)
+
+    async def _pool_for_all(
+        self, for_all: Flight[InsuranceSnapshot], flight: Flight[InsurancePool]
+    ) -> InsurancePool | None:
+        assert flight.symbol is not None  # noqa: S101 - for type checkers
+        seat = for_all.board(flight.deadline)
+        try:
+            return (await seat).get(flight.symbol)
+        except DecodeError:
+            return None
+        finally:
+            for_all.leave(seat)
+
+    async def _attempt_for_pool(self, flight: Flight[InsurancePool]) -> InsurancePool:
+        symbol = flight.symbol
+        assert symbol is not None  # noqa: S101 - for type checkers
+        if not flight.alone:
+            self._waiting.add(flight)
+            if self.snapshot_weight.value < len(self._waiting):
+                self._merge()
+        try:
+            lease = await self._attempts.acquire(_SYMBOL_WEIGHT, flight)
+        finally:
+            self._waiting.discard(flight)
+        outcome = await self._attempts.send(_POOLS, lease, flight)
+        pool = decode_pool(outcome.body, symbol)
+        self._learn(pool)
+        return pool
 
     async def _fly_for_all(self, flight: Flight[InsuranceSnapshot]) -> InsuranceSnapshot:
-        async def attempt() -> InsuranceSnapshot:
-            lease = await self._attempts.acquire(self.snapshot_weight.value, flight)
-            outcome = await self._attempts.send(_POOLS, lease, flight)
-            report = outcome.report
-            at = report.wall if report.date is None else report.date
-            snapshot = InsuranceSnapshot(decode_pools(outcome.body), utc(at))
-            if outcome.used_before is not None and report.used_weight is not None:
-                self.snapshot_weight.learn(outcome.used_before, report.used_weight)
-            self._snapshot = snapshot, self._monotonic()
-            for pool in snapshot.pools:
-                self._learn(pool)
-            return snapshot
+        return await self._retrier.run(self._attempt_for_all, flight)
 
-        return await self._retrier.call(attempt, flight)
+    async def _attempt_for_all(self, flight: Flight[InsuranceSnapshot]) -> InsuranceSnapshot:
+        lease = await self._attempts.acquire(self.snapshot_weight.value, flight)
+        outcome = await self._attempts.send(_POOLS, lease, flight)
+        report = outcome.report
+        at = report.wall if report.date is None else report.date
+        snapshot = InsuranceSnapshot(decode_pools(outcome.body), utc(at))
+        if outcome.used_before is not None and report.used_weight is not None:
+            self.snapshot_weight.learn(outcome.used_before, report.used_weight)
+        self._snapshot = snapshot, self._monotonic()
+        for pool in snapshot.pools:
+            self._learn(pool)
+        return snapshot
 
     def _merge(self) -> None:
         """Let one request without symbol answer all who wait for weight, if it can be had."""
@@ -245,3 +280,7 @@ class Sharing:
         for flight in tuple(self._waiting):
             if flight.symbol in pool.symbols:
                 flight.land(pool)
+
+
+def _nothing(_: object) -> None:
+    """Take no note: nobody else boards such a flight."""

@@ -7,6 +7,7 @@ whether its weight comes back, so in doubt it is not a `ConnectError`.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import weakref
 from functools import lru_cache
@@ -17,6 +18,7 @@ import aiohttp
 from msgspec import Struct
 from yarl import URL
 
+from ._timeouts import Timeouts
 from .errors import ConnectError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _CONNECT_TIMEOUT = 5.0
 _FOREIGN = (aiohttp.ClientError, OSError, ssl.SSLError, UnicodeError)
 
 
-class Answer(Struct, frozen=True):
+class Answer(Struct, frozen=True, gc=False):
     """One answer.
 
     Attributes:
@@ -75,8 +77,8 @@ class Transport:
         self._session = session
         self._keeper: AsyncGenerator[aiohttp.ClientSession] | None = None
         self._max_connections = max_connections
-        self._attempt_timeout = attempt_timeout
-        self._timeout = _client_timeout(attempt_timeout)
+        self._timeouts = Timeouts(attempt_timeout)
+        self._connect_timeout = _connect_timeout(min(_CONNECT_TIMEOUT, attempt_timeout))
         # A request's middlewares replace its session's, so those of a shared session go along.
         shared: tuple[ClientMiddlewareType, ...] = getattr(session, "_middlewares", ())
         self._middlewares = (*shared, _send_once)
@@ -102,28 +104,45 @@ class Transport:
             session = self._session = await anext(self._keeper)
         if session.closed:
             raise ConnectError("the aiohttp session that was given is closed", symbol=symbol)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        cancelling = task.cancelling()
+        response: ClientResponse | None = None
+        self._timeouts.start(task)
         try:
-            async with session.request(
+            response = await session.request(
                 "GET",
                 self._url(endpoint, symbol),
-                timeout=self._timeout,
+                timeout=self._connect_timeout,
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=True,
                 middlewares=self._middlewares,
-            ) as response:
-                try:
-                    body, failure = await _read(response), None
-                except _FOREIGN as error:
-                    response.close()
-                    body, failure = b"", _translate(error, symbol, self._attempt_timeout)
-                    failure.__cause__ = error
-                return Answer(response.status, response.headers, body, failure)
+            )
+            return Answer(response.status, response.headers, await _read(response))
         except _FOREIGN as error:
-            raise _translate(error, symbol, self._attempt_timeout) from error
+            cause: BaseException = error
+            failure = _translate(error, symbol)
+        except asyncio.CancelledError as error:
+            if not self._timeouts.stop(task) or task.uncancel() > cancelling:
+                raise
+            cause = error
+            seconds = self._timeouts.seconds
+            failure = RequestTimeoutError(
+                f"no complete answer within {seconds:.3g} s", symbol=symbol
+            )
+        finally:
+            self._timeouts.stop(task)
+            if response is not None:
+                response.close()  # which does no harm to what was read to its end
+        if response is None:
+            raise failure from cause
+        failure.__cause__ = cause
+        return Answer(response.status, response.headers, b"", failure)
 
     async def aclose(self) -> None:
         """Close the session if it is our own."""
+        self._timeouts.close()
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             self._session = None
@@ -171,11 +190,9 @@ async def _send_once(request: ClientRequest, send: ClientHandlerType) -> ClientR
         raise _InterruptedError(str(error) or "the exchange closed the connection") from error
 
 
-def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
+def _connect_timeout(seconds: float) -> aiohttp.ClientTimeout:
     # aiohttp would round what is longer than the threshold up to a full second of its clock.
-    return aiohttp.ClientTimeout(
-        total=seconds, connect=min(seconds, _CONNECT_TIMEOUT), ceil_threshold=inf
-    )
+    return aiohttp.ClientTimeout(total=None, connect=seconds, ceil_threshold=inf)
 
 
 class _TooLargeError(aiohttp.ClientPayloadError):
@@ -195,7 +212,7 @@ async def _read(response: ClientResponse) -> bytes:
     return body
 
 
-def _translate(error: Exception, symbol: str | None, seconds: float) -> TransportError:
+def _translate(error: Exception, symbol: str | None) -> TransportError:
     why = _one_line(error)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return ConnectError(f"no connection in time: {why}", symbol=symbol)
@@ -206,8 +223,8 @@ def _translate(error: Exception, symbol: str | None, seconds: float) -> Transpor
         return ConnectError(f"cannot connect to {error.host}:{error.port}: {why}", symbol=symbol)
     if isinstance(error, (aiohttp.InvalidURL, UnicodeError)):
         return ConnectError(f"cannot connect: {why}", symbol=symbol)
-    if isinstance(error, TimeoutError):
-        return RequestTimeoutError(f"no complete answer within {seconds:.3g} s", symbol=symbol)
+    if isinstance(error, TimeoutError):  # of a shared session's own making
+        return RequestTimeoutError(f"no complete answer in time: {why}", symbol=symbol)
     if isinstance(error, _TooLargeError):
         return TransportError(f"the answer is larger than {MAX_BODY >> 20} MiB", symbol=symbol)
     if isinstance(error, aiohttp.ClientPayloadError):

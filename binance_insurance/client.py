@@ -255,21 +255,18 @@ class InsuranceClient:
         The limit is the `REQUEST_WEIGHT` of the exchange's `exchangeInfo`.
         """
 
-        async def ask(flight: Flight[RequestWeight]) -> RequestWeight:
-            async def attempt() -> RequestWeight:
-                lease = await self._attempts.acquire(_INFO_WEIGHT, flight)
-                outcome = await self._attempts.send(_INFO, lease, flight)
-                interval = self._budget.interval
-                return RequestWeight(
-                    limit=decode_weight_limit(outcome.body, interval),
-                    interval=interval,
-                    used_weight=outcome.report.used_weight,
-                    resets_at=self._budget.state().resets_at,
-                )
+        async def attempt(flight: Flight[RequestWeight]) -> RequestWeight:
+            lease = await self._attempts.acquire(_INFO_WEIGHT, flight)
+            outcome = await self._attempts.send(_INFO, lease, flight)
+            interval = self._budget.interval
+            return RequestWeight(
+                limit=decode_weight_limit(outcome.body, interval),
+                interval=interval,
+                used_weight=outcome.report.used_weight,
+                resets_at=self._budget.state().resets_at,
+            )
 
-            return await self._retrier.call(attempt, flight)
-
-        return await self._sharing.single(ask, self._deadline(timeout))
+        return await self._sharing.single(attempt, self._deadline(timeout))
 
     def stats(self) -> ClientStats:
         """Return what this client has done so far."""

@@ -48,7 +48,7 @@ def normalise_symbol(symbol: str) -> str:
     return name
 
 
-class AssetBalance(Struct, frozen=True, rename="camel"):
+class AssetBalance(Struct, frozen=True, gc=False, rename="camel"):
     """What a pool holds of one asset.
 
     Attributes:
@@ -74,7 +74,7 @@ class AssetBalance(Struct, frozen=True, rename="camel"):
         return datetime.fromtimestamp(seconds, UTC).replace(microsecond=milliseconds * 1000)
 
 
-class InsurancePool(Struct, frozen=True, rename="camel"):
+class InsurancePool(Struct, frozen=True, gc=False, rename="camel"):
     """One insurance pool: the symbols that it covers, and what it holds.
 
     Attributes:

@@ -1,0 +1,123 @@
+"""The exchange of the benchmarks: as fast as Python can be, so that the clients are what is measured.
+
+It keeps no limits (the sandbox does); it answers with the headers that the exchange sends, and
+counts requests and weight. `GET /reset` sets the counts to zero, `GET /counts` tells them.
+Run it as `python -m benchmarks.server POOLS SYMBOLS_PER_POOL`; it prints its URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from email.utils import formatdate
+from urllib.parse import unquote
+
+import msgspec
+
+SNAPSHOT_WEIGHT = 40
+
+
+def symbols_of(pool: int, size: int) -> list[str]:
+    """Name the symbols that a pool covers."""
+    return [f"S{pool:03}X{number}USDT" for number in range(size)]
+
+
+class Exchange:
+    """The answers, built once, and the counts."""
+
+    def __init__(self, pools: int, size: int) -> None:
+        self.requests = 0
+        self.weight = 0
+        documents = [
+            {
+                "symbols": symbols_of(number, size),
+                "assets": [
+                    {
+                        "asset": asset,
+                        "marginBalance": f"{793930579 - number}.31584{number % 10}",
+                        "updateTime": 1745366402000 + number,
+                    }
+                    for asset in ("USDC", "USDT")
+                ],
+            }
+            for number in range(pools)
+        ]
+        self._snapshot = msgspec.json.encode(documents)
+        self._pools = {
+            symbol.encode(): msgspec.json.encode(document)
+            for number, document in enumerate(documents)
+            for symbol in symbols_of(number, size)
+        }
+        self._head = b""
+        self._head_until = 0.0
+
+    def answer(self, request: bytes) -> bytes:
+        """Return the whole answer to a request's first line."""
+        target = request.split(b" ", 2)[1]
+        path, _, query = target.partition(b"?")
+        if path != b"/fapi/v1/insuranceBalance":
+            return self._administer(path)
+        self.requests += 1
+        parameters = dict(pair.split(b"=", 1) for pair in query.split(b"&") if b"=" in pair)
+        symbol = parameters.get(b"symbol")
+        if symbol is None:
+            self.weight += SNAPSHOT_WEIGHT
+            return self._respond(b"200 OK", self._snapshot)
+        self.weight += 1
+        body = self._pools.get(symbol) or self._pools.get(unquote(symbol.decode()).encode())
+        if body is None:
+            return self._respond(b"400 Bad Request", b'{"code":-1121,"msg":"Invalid symbol."}')
+        return self._respond(b"200 OK", body)
+
+    def _administer(self, path: bytes) -> bytes:
+        if path == b"/reset":
+            self.requests = self.weight = 0
+        return self._respond(b"200 OK", b"[%d,%d]" % (self.requests, self.weight))
+
+    def _respond(self, status: bytes, body: bytes) -> bytes:
+        now = time.time()
+        if now >= self._head_until:
+            self._head_until = now // 1 + 1
+            self._head = b"Content-Type: application/json\r\nDate: %s\r\nServer: benchmark\r\n" % (
+                formatdate(now, usegmt=True).encode()
+            )
+        return b"HTTP/1.1 %s\r\n%sX-MBX-USED-WEIGHT-1M: %d\r\nContent-Length: %d\r\n\r\n%s" % (
+            status,
+            self._head,
+            self.weight,
+            len(body),
+            body,
+        )
+
+
+class Connection(asyncio.Protocol):
+    """One connection that is kept alive."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._pending = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note where answers go."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every request whose head is complete; none has a body."""
+        *heads, self._pending = (self._pending + data).split(b"\r\n\r\n")
+        for head in heads:
+            self._transport.write(self._exchange.answer(head))
+
+
+async def serve(pools: int, size: int) -> None:
+    """Serve on a free port of the loopback interface until killed."""
+    exchange = Exchange(pools, size)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(exchange), "127.0.0.1", 0)
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2])))
