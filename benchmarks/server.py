@@ -16,6 +16,12 @@ from urllib.parse import unquote
 import msgspec
 
 SNAPSHOT_WEIGHT = 40
+_ASSETS = (  # those of the documented example
+    ("USDC", 299999998, "6497832"),
+    ("USDT", 793930579, "315848"),
+    ("BTC", 1061, "73143554"),
+    ("BNFCR", 633223, "99396922"),
+)
 
 
 def symbols_of(pool: int, size: int) -> list[str]:
@@ -35,10 +41,10 @@ class Exchange:
                 "assets": [
                     {
                         "asset": asset,
-                        "marginBalance": f"{793930579 - number}.31584{number % 10}",
-                        "updateTime": 1745366402000 + number,
+                        "marginBalance": f"{whole - number}.{fraction}",
+                        "updateTime": 1745366402000,
                     }
-                    for asset in ("USDC", "USDT")
+                    for asset, whole, fraction in _ASSETS
                 ],
             }
             for number in range(pools)

@@ -89,7 +89,8 @@ class Attempts:
             while True:
                 deadline = flight.deadline
                 try:
-                    return await self._budget.acquire(weight, timeout=self.left(deadline))
+                    left = None if deadline == inf else self.left(deadline)
+                    return await self._budget.acquire(weight, timeout=left)
                 except BudgetTimeoutError:
                     if flight.deadline <= deadline:
                         raise  # else somebody boarded meanwhile who can wait longer
@@ -123,13 +124,15 @@ class Attempts:
             self._budget.release(lease)
             raise
         except BaseException:
-            self._count(lease)
+            self.sent += 1
+            self.weight += lease.weight
             self._budget.settle(lease, None)
             raise
         finally:
             self._under_way -= 1
             self._places.release()
-        self._count(lease)
+        self.sent += 1
+        self.weight += lease.weight
         report = self._receive(answer, symbol, lease)
         clean = quiet and started == self._started and window_before == self._reported_window
         return Outcome(report, answer.body, used_before if clean else None)
@@ -144,15 +147,12 @@ class Attempts:
             wall=self._wall(),
         )
         self._budget.settle(lease, report)
-        if report.used_weight is not None:
-            self.used_weight = report.used_weight
-            self._reported_window = None if report.date is None else report.date // self._interval
+        used, date = report.used_weight, report.date
+        if used is not None:
+            self.used_weight = used
+            self._reported_window = None if date is None else date // self._interval
         if answer.status != _OK:
             raise status_error(report, answer.body, symbol, self._budget.state().banned_until)
         if answer.failure is not None:
             raise answer.failure
         return report
-
-    def _count(self, lease: Lease) -> None:
-        self.sent += 1
-        self.weight += lease.weight

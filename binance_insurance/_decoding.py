@@ -63,8 +63,11 @@ def decode_pool(body: bytes, symbol: str) -> InsurancePool:
     Raises:
         DecodeError: the body is not a pool, or the pool does not name the symbol.
     """
-    answer = _decode_body(body, symbol)
-    for pool in (answer,) if isinstance(answer, InsurancePool) else answer:
+    try:
+        answer = _decode(body)
+    except _UNREADABLE as error:
+        _refuse(body, symbol, error)
+    for pool in answer if isinstance(answer, list) else (answer,):
         if symbol in pool.symbols:
             return pool
     return _fail(body, symbol, f"no pool in the answer names {symbol}")
@@ -76,7 +79,10 @@ def decode_pools(body: bytes) -> tuple[InsurancePool, ...]:
     Raises:
         DecodeError: the body is not a list of pools.
     """
-    answer = _decode_body(body, None)
+    try:
+        answer = _decode(body)
+    except _UNREADABLE as error:
+        _refuse(body, None, error)
     if isinstance(answer, InsurancePool):
         _fail(body, None, "Expected a list of pools, got one pool - at `$`")
     return tuple(answer)
@@ -163,14 +169,11 @@ _MEANINGS: Mapping[int, str] = {
 }
 
 
-def _decode_body(body: bytes, symbol: str | None) -> InsurancePool | list[InsurancePool]:
-    try:
-        return _decode(body)
-    except _UNREADABLE as error:
-        refusal = read_refusal(body)
-        if refusal is not None:
-            _fail(body, symbol, f"the exchange said {refusal[1]!r} (code {refusal[0]})", error)
-        _fail(body, symbol, _reason(error), error)
+def _refuse(body: bytes, symbol: str | None, error: Exception) -> Never:
+    refusal = read_refusal(body)
+    if refusal is not None:
+        _fail(body, symbol, f"the exchange said {refusal[1]!r} (code {refusal[0]})", error)
+    _fail(body, symbol, _reason(error), error)
 
 
 def _reason(error: Exception) -> str:

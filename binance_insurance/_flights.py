@@ -10,69 +10,50 @@ import asyncio
 from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from msgspec import Struct
+
 from .errors import InsuranceError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ._planner import Group
+    from ._retry import Retrier
 
 T = TypeVar("T")
 
 
-class Flight(Generic[T]):
+class Flight(Struct, Generic[T], eq=False):
     """One request, its retries included.
 
     Attributes:
         symbol: what it asks for; None for everything.
+        on_closed: called when nobody may board any more, perhaps more than once.
+        on_ended: called when the work is over, perhaps more than once.
         group: the known group that its answer should describe, or None.
         alone: whether no other request's answer will do.
         deadline: the latest deadline of those who boarded, in local monotonic time.
         waiting: whether it waits for request weight.
         sent: whether any attempt of it was sent.
-        diverted: whether it was told to stop waiting, because another request will answer it.
+        diverted: whether another request is to answer it, retries and all.
     """
 
-    __slots__ = (
-        "_began",
-        "_on_closed",
-        "_on_ended",
-        "_seats",
-        "_task",
-        "alone",
-        "deadline",
-        "diverted",
-        "group",
-        "sent",
-        "symbol",
-        "waiting",
-    )
+    symbol: str | None
+    on_closed: Callable[[Flight[T]], None]
+    on_ended: Callable[[Flight[T]], None]
+    group: Group | None = None
+    alone: bool = False
+    deadline: float = -inf
+    waiting: bool = False
+    sent: bool = False
+    diverted: bool = False
+    _began: bool = False
+    _seats: set[asyncio.Future[T]] = set()  # msgspec makes a new one for each
+    _task: asyncio.Task[None] | None = None
 
-    def __init__(
-        self,
-        symbol: str | None,
-        on_closed: Callable[[Flight[T]], None],
-        on_ended: Callable[[Flight[T]], None],
-        *,
-        group: Group | None = None,
-        alone: bool = False,
-    ) -> None:
-        self.symbol = symbol
-        self.group = group
-        self.alone = alone
-        self.deadline = -inf
-        self.waiting = False
-        self.sent = False
-        self.diverted = False
-        self._on_closed = on_closed  # nobody may board any more; perhaps more than once
-        self._on_ended = on_ended  # the work is over; perhaps more than once
-        self._began = False
-        self._seats: set[asyncio.Future[T]] = set()
-        self._task: asyncio.Task[None] | None = None
-
-    def take_off(self, work: Callable[[Flight[T]], Awaitable[T]]) -> None:
-        """Start the work that ends with this flight's answer."""
-        self._task = asyncio.create_task(self._fly(work))
+    def take_off(self, retrier: Retrier, attempt: Callable[[Flight[T]], Awaitable[T]]) -> None:
+        """Start the attempts, the last of which ends with this flight's answer."""
+        self._task = asyncio.create_task(self._fly(retrier, attempt))
 
     def board(self, deadline: float) -> asyncio.Future[T]:
         """Return a seat: a future of the answer, to be awaited and then left."""
@@ -90,29 +71,26 @@ class Flight(Generic[T]):
         if not self._seats and self._task is not None and not self._task.done():
             self.abort()
 
-    @property
-    def deserted(self) -> bool:
-        """Whether nobody is aboard any more."""
-        return not self._seats
-
     def land(self, answer: T) -> None:
         """Give all aboard an answer; the work ends when they have left."""
-        self._on_closed(self)
+        self.on_closed(self)
         for seat in self._seats:
             if not seat.done():
                 seat.set_result(answer)
 
     def divert(self) -> None:
-        """Make the work stop waiting for weight, since another request will answer it."""
-        if not self.diverted and self._task is not None:
+        """Make it stop waiting for weight, since another request will answer it."""
+        if not self.diverted:
             self.diverted = True
-            self._task.cancel()
+            if self._task is not None and self._task is not asyncio.current_task():
+                self._task.cancel()
 
-    def resume(self) -> None:
-        """Let the work go on after it was diverted."""
-        self.diverted = False
-        if self._task is not None:
-            self._task.uncancel()
+    def heed(self) -> bool:
+        """After a cancellation: tell whether it only meant that it was diverted, and go on."""
+        if not self.diverted or not self._seats or self._task is None:
+            return False
+        self._task.uncancel()
+        return True
 
     def abort(self) -> asyncio.Task[None] | None:
         """Cancel the work and all who wait for it; return the task, which may have to clean up."""
@@ -120,13 +98,13 @@ class Flight(Generic[T]):
         if self._task is not None:
             self._task.cancel()
             if not self._began:  # a task that is cancelled before its first step never runs
-                self._on_ended(self)
+                self.on_ended(self)
         return self._task
 
-    async def _fly(self, work: Callable[[Flight[T]], Awaitable[T]]) -> None:
+    async def _fly(self, retrier: Retrier, attempt: Callable[[Flight[T]], Awaitable[T]]) -> None:
         self._began = True
         try:
-            self.land(await work(self))
+            self.land(await retrier.run(attempt, self))
         except InsuranceError as error:
             # Of one exception, each of many tasks would lengthen the traceback.
             self._fail(error, error.copy)
@@ -137,15 +115,15 @@ class Flight(Generic[T]):
             defect = error  # of ours, shown as it is
             self._fail(error, lambda: defect)
         finally:
-            self._on_ended(self)
+            self.on_ended(self)
 
     def _fail(self, error: Exception, copy: Callable[[], Exception]) -> None:
-        self._on_closed(self)
+        self.on_closed(self)
         for number, seat in enumerate(self._seats):
             if not seat.done():
                 seat.set_exception(copy() if number else error)
 
     def _dismiss(self) -> None:
-        self._on_closed(self)
+        self.on_closed(self)
         for seat in self._seats:
             seat.cancel()

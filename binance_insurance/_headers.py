@@ -54,7 +54,7 @@ def read_report(
     """Read all that an answer says about weight, time and refusal."""
     date = headers.get("Date")
     used = headers.get(weight_header)
-    retry_after = headers.get("Retry-After")
+    retry_after = None if status == 200 else headers.get("Retry-After")
     ban = _BANNED_UNTIL.search(body) if status == 418 else None
     return Report(
         status,

@@ -70,20 +70,20 @@ class SnapshotWeight:
     Documented as 1, measured as 40 by a third party: 40 is charged until our own answers show
     otherwise. Other clients can only make a difference look larger, so the lowest of the last
     few counts.
+
+    Attributes:
+        value: the request weight to charge.
     """
 
     def __init__(self) -> None:
+        self.value = _DOCUMENTED_WEIGHT
         self._seen: deque[int] = deque(maxlen=_REMEMBERED_WEIGHTS)
-
-    @property
-    def value(self) -> int:
-        """The request weight to charge."""
-        return min(self._seen, default=_DOCUMENTED_WEIGHT)
 
     def learn(self, used_before: int, used_after: int) -> None:
         """Take note of a clean difference: one window, and nothing else of ours in flight."""
         if used_after > used_before:
             self._seen.append(used_after - used_before)
+            self.value = min(self._seen)
 
 
 class Plan:

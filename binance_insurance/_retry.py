@@ -39,17 +39,22 @@ _TIMEOUT_COST = 10
 _SUCCESS_REFUND = 1
 
 
-class HasDeadline(Protocol):
-    """Something that has to end in time."""
+class Retriable(Protocol):
+    """What is attempted."""
 
     @property
     def deadline(self) -> float:
         """Local monotonic time after which no attempt may begin; it may move."""
         ...
 
+    @property
+    def diverted(self) -> bool:
+        """Whether its last failure was that of another call, which has had its retries."""
+        ...
+
 
 T = TypeVar("T")
-Call = TypeVar("Call", bound=HasDeadline)
+Call = TypeVar("Call", bound=Retriable)
 
 
 class RetryPolicy(Struct, frozen=True):
@@ -101,7 +106,8 @@ class RetryQuota:
 
     def refund(self, cost: int = _SUCCESS_REFUND) -> None:
         """Return tokens after a success."""
-        self._tokens = min(_QUOTA, self._tokens + cost)
+        if self._tokens < _QUOTA:
+            self._tokens = min(_QUOTA, self._tokens + cost)
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -158,7 +164,7 @@ class Retrier:
         try:
             result = await attempt(call)
         except InsuranceError as error:
-            if not is_retryable(error):
+            if call.diverted or not is_retryable(error):
                 raise
             return await self._retry(attempt, call, error)
         self._quota.refund()
@@ -183,7 +189,8 @@ class Retrier:
                 return True
             last = error
             if (
-                state.attempt_number >= self._policy.max_attempts
+                call.diverted
+                or state.attempt_number >= self._policy.max_attempts
                 or state.upcoming_sleep == inf
                 or self._runtime.monotonic() + state.upcoming_sleep >= call.deadline
             ):

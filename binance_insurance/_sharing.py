@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ._retry import Retrier
     from ._runtime import Runtime
     from .budget import LocalBudget
+    from .budget.bucket import Lease
 
 T = TypeVar("T")
 
@@ -98,7 +99,7 @@ class Sharing:
     async def single(self, attempt: Callable[[Flight[T]], Awaitable[T]], deadline: float) -> T:
         """Ask a question that nothing else can answer; `attempt` makes one attempt."""
         flight: Flight[T] = Flight(None, _nothing, self._flights.discard, alone=True)
-        self._take_off(flight, lambda flight: self._retrier.run(attempt, flight))
+        self._take_off(flight, attempt)
         return await self._board(flight, None, deadline)
 
     def recall(self, symbol: str, max_age: float) -> InsurancePool | None:
@@ -178,7 +179,7 @@ class Sharing:
         flight: Flight[InsurancePool] = Flight(
             symbol, self._close_for_pool, self._flights.discard, group=group, alone=alone
         )
-        self._take_off(flight, self._fly_for_pool)
+        self._take_off(flight, self._attempt_for_pool)
         self._by_symbol[symbol] = flight
         if group is not None:
             self._by_group[group] = flight
@@ -193,7 +194,7 @@ class Sharing:
 
     def _launch_for_all(self) -> Flight[InsuranceSnapshot]:
         flight: Flight[InsuranceSnapshot] = Flight(None, self._close_for_all, self._flights.discard)
-        self._take_off(flight, self._fly_for_all)
+        self._take_off(flight, self._attempt_for_all)
         self._for_all = flight
         return flight
 
@@ -201,57 +202,51 @@ class Sharing:
         if self._for_all is flight:
             self._for_all = None
 
-    def _take_off(self, flight: Flight[T], work: Callable[[Flight[T]], Awaitable[T]]) -> None:
+    def _take_off(self, flight: Flight[T], attempt: Callable[[Flight[T]], Awaitable[T]]) -> None:
         if self._closed:
             raise TransportError("this client is closed", symbol=flight.symbol)
         self._flights.add(flight)
-        flight.take_off(work)
-
-    async def _fly_for_pool(self, flight: Flight[InsurancePool]) -> InsurancePool:
-        if not flight.alone and self._for_all is None:
-            try:
-                return await self._retrier.run(self._attempt_for_pool, flight)
-            except asyncio.CancelledError:
-                if not flight.diverted or flight.deserted:
-                    raise
-            flight.resume()
-        if not flight.alone and self._for_all is not None:
-            pool = await self._pool_for_all(self._for_all, flight)
-            if pool is not None:
-                return pool
-        flight.alone = True
-        return await self._retrier.run(self._attempt_for_pool, flight)
-
-    async def _pool_for_all(
-        self, for_all: Flight[InsuranceSnapshot], flight: Flight[InsurancePool]
-    ) -> InsurancePool | None:
-        assert flight.symbol is not None  # noqa: S101 - for type checkers
-        seat = for_all.board(flight.deadline)
-        try:
-            return (await seat).get(flight.symbol)
-        except DecodeError:
-            return None
-        finally:
-            for_all.leave(seat)
+        flight.take_off(self._retrier, attempt)
 
     async def _attempt_for_pool(self, flight: Flight[InsurancePool]) -> InsurancePool:
         symbol = flight.symbol
         assert symbol is not None  # noqa: S101 - for type checkers
+        lease: Lease | None = None
         if not flight.alone:
             self._waiting.add(flight)
-            if self.snapshot_weight.value < len(self._waiting):
+            if self._for_all is not None or self.snapshot_weight.value < len(self._waiting):
                 self._merge()
         try:
-            lease = await self._attempts.acquire(_SYMBOL_WEIGHT, flight)
+            if not flight.diverted:
+                lease = await self._attempts.acquire(_SYMBOL_WEIGHT, flight)
+        except asyncio.CancelledError:
+            if not flight.heed():
+                raise
         finally:
             self._waiting.discard(flight)
+        if lease is None:
+            pool = await self._pool_for_all(symbol, flight.deadline)
+            if pool is not None:
+                return pool
+            flight.diverted, flight.alone = False, True
+            lease = await self._attempts.acquire(_SYMBOL_WEIGHT, flight)
         outcome = await self._attempts.send(_POOLS, lease, flight)
         pool = decode_pool(outcome.body, symbol)
         self._learn(pool)
         return pool
 
-    async def _fly_for_all(self, flight: Flight[InsuranceSnapshot]) -> InsuranceSnapshot:
-        return await self._retrier.run(self._attempt_for_all, flight)
+    async def _pool_for_all(self, symbol: str, deadline: float) -> InsurancePool | None:
+        """Wait for the flight for everything; None if it is over, or does not help."""
+        for_all = self._for_all
+        if for_all is None:
+            return None
+        seat = for_all.board(deadline)
+        try:
+            return (await seat).get(symbol)
+        except DecodeError:
+            return None
+        finally:
+            for_all.leave(seat)
 
     async def _attempt_for_all(self, flight: Flight[InsuranceSnapshot]) -> InsuranceSnapshot:
         lease = await self._attempts.acquire(self.snapshot_weight.value, flight)

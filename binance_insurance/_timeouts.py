@@ -7,7 +7,10 @@ the oldest, serves them all.
 
 from __future__ import annotations
 
-import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Timeouts:

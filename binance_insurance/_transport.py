@@ -24,7 +24,13 @@ from .errors import ConnectError, RequestTimeoutError, TransportError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, ClientResponse
+    from aiohttp import (
+        ClientHandlerType,
+        ClientMiddlewareType,
+        ClientRequest,
+        ClientResponse,
+        StreamReader,
+    )
 
 MAX_BODY = 8 * 1024 * 1024
 _CONNECT_TIMEOUT = 5.0
@@ -106,7 +112,6 @@ class Transport:
             raise ConnectError("the aiohttp session that was given is closed", symbol=symbol)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        cancelling = task.cancelling()
         response: ClientResponse | None = None
         self._timeouts.start(task)
         try:
@@ -119,12 +124,15 @@ class Transport:
                 auto_decompress=True,
                 middlewares=self._middlewares,
             )
-            return Answer(response.status, response.headers, await _read(response))
+            content = response.content
+            # Most answers are here at once.
+            body = content.read_nowait() if content.is_eof() else await _read(content)
+            return Answer(response.status, response.headers, body)
         except _FOREIGN as error:
             cause: BaseException = error
             failure = _translate(error, symbol)
         except asyncio.CancelledError as error:
-            if not self._timeouts.stop(task) or task.uncancel() > cancelling:
+            if not self._timeouts.stop(task) or task.uncancel():
                 raise
             cause = error
             seconds = self._timeouts.seconds
@@ -133,8 +141,8 @@ class Transport:
             )
         finally:
             self._timeouts.stop(task)
-            if response is not None:
-                response.close()  # which does no harm to what was read to its end
+            if response is not None and not response.closed:  # it is when read to its end
+                response.close()
         if response is None:
             raise failure from cause
         failure.__cause__ = cause
@@ -199,9 +207,8 @@ class _TooLargeError(aiohttp.ClientPayloadError):
     """The body is larger than any answer of the exchange."""
 
 
-async def _read(response: ClientResponse) -> bytes:
+async def _read(content: StreamReader) -> bytes:
     """Read the body in pieces, so that one too large is dropped before it fills the memory."""
-    content = response.content
     body = await content.readany()
     while not content.at_eof():
         body += await content.readany()

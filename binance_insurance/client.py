@@ -132,7 +132,7 @@ class InsuranceClient:
         `symbol` is a `DecodeError`.
         """
         symbol = normalise_symbol(symbol)
-        deadline = self._deadline(timeout)
+        deadline = inf if timeout is None else self._deadline(timeout)
         if max_age:
             pool = self._sharing.recall(symbol, _age(max_age))
             if pool is not None:

@@ -36,8 +36,10 @@ granted since. The bucket grants weight while the greater of both stays within l
 
 from __future__ import annotations
 
-from math import ceil, floor, inf
+from math import ceil, inf
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from .._headers import LONGEST_BAN, utc
 from .clock import ExchangeClock
@@ -59,22 +61,21 @@ _TOO_MANY_REQUESTS = 429
 _BANNED = 418
 
 
-class Lease:
+class Lease(Struct, eq=False, gc=False):
     """Weight that was granted for one request. Settle it or give it back, once.
 
     Attributes:
         weight: the request weight that was charged.
         sent_at: local monotonic time of the grant; the request leaves no earlier. Who holds it
             back for long moves this on, or its loss would be taken for settled too early.
+        epoch: the number of window turns before the grant.
+        open: whether it was neither settled nor given back yet.
     """
 
-    __slots__ = ("epoch", "open", "sent_at", "weight")
-
-    def __init__(self, weight: int, sent_at: float, epoch: int) -> None:
-        self.weight = weight
-        self.sent_at = sent_at
-        self.epoch = epoch
-        self.open = True
+    weight: int
+    sent_at: float
+    epoch: int
+    open: bool = True
 
 
 class TokenBucket:
@@ -147,12 +148,10 @@ class TokenBucket:
 
     def take(self, weight: int, now: float) -> Lease | None:
         """Grant `weight` now, or return None if it cannot be had now."""
-        if now >= self._turn_at:
-            self._turn(now)
+        self.refresh(now)
         if now < self._frozen_until or now < self._ban_ends:
             return None
-        bound = self._reported + self._unsettled
-        if (max(self._spent, bound)) + weight > self.capacity:
+        if max(self._spent, self._reported + self._unsettled) + weight > self.capacity:
             return None
         lease = Lease(weight, now, self._epoch)
         if now >= self._trusted_until:
@@ -176,37 +175,39 @@ class TokenBucket:
         if report is None:
             self._doubt(lease.weight, lease.sent_at + self._transit)
             return
-        if report.date is not None:
-            self._observe(lease.sent_at, now, report.date)
-        elif now >= self._turn_at:
-            self._turn(now)
+        status, date, used = report.status, report.date, report.used_weight
+        if date is not None:
+            self._observe(lease.sent_at, now, date)
+        else:
+            self.refresh(now)
 
-        past = report.date is not None and self._window_of(report.date) < (self._window or 0)
-        if report.status == _TOO_MANY_REQUESTS:
+        past = date is not None and self._window_of(date) < (self._window or 0)
+        if status == _TOO_MANY_REQUESTS:
             self._freeze(now, report, past=past)
-        elif report.status == _BANNED:
+        elif status == _BANNED:
             self._ban(now, report)
         elif lease.sent_at >= self._ban_ends:
             self._bans = 0
         if past:
             return  # counted in a window that is over
-        used = report.used_weight
-        if used is None or not self._surely_in_window(lease, now, report):
+        if used is None or not self._surely_in_window(lease, now, date):
             self._doubt(lease.weight, min(now, lease.sent_at + self._transit))
             if used is None:
                 self._silent_answers += 1
                 if self._silent_answers >= _SILENT_ANSWERS:
                     self._trusted_until = now + self._trust
             return
-        if self._may_be_old(lease, used):
+        if lease.sent_at < self._counter_turned_at and self._may_be_old(used):
             self._doubt(lease.weight, now)
             self._suspect_sum = max(self._suspect_sum, used)
             self._suspect_at = now
             self._distrust()
             return
         self._silent_answers = 0
-        self._reported = max(self._reported, used)
-        self._spent = max(self._spent, used)
+        if used > self._reported:
+            self._reported = used
+            if used > self._spent:
+                self._spent = used
         if lease.sent_at >= self._suspect_at:
             self._suspect_sum = 0
             self._trusted_until = now + self._trust
@@ -226,8 +227,7 @@ class TokenBucket:
         A lower bound: other clients and lost answers can only make it later. Infinite if the
         weight of a single request never fits.
         """
-        if now >= self._turn_at:
-            self._turn(now)
+        self.refresh(now)
         start = max(now, self._frozen_until)
         # What is in flight may yet come back unsent.
         left = self.capacity - max(self._spent - self._unsettled, self._reported)
@@ -275,13 +275,12 @@ class TokenBucket:
             self._turn(now)
 
     def _window_of(self, exchange_time: float) -> int:
-        return floor(exchange_time / self.interval)
+        return int(exchange_time // self.interval)
 
     def _observe(self, sent: float, received: float, date: float) -> None:
         # Another answer of the same second teaches next to nothing.
         if date == self._seen_date and received < self._look_again_at:
-            if received >= self._turn_at:
-                self._turn(received)
+            self.refresh(received)
             return
         self._seen_date, self._look_again_at = date, received + _LOOK_AGAIN
         clock = self.clock
@@ -331,29 +330,27 @@ class TokenBucket:
         """Tell whether a request would do no harm if it still counted in the window before."""
         return not self._suspect_sum and self._old_bound + self._spent + weight <= self.limit
 
-    def _may_be_old(self, lease: Lease, used: int) -> bool:
+    def _may_be_old(self, used: int) -> bool:
         """Tell whether a sum told in a window's first moments may be that of the window before.
 
         To believe a small one would cost little, and a full one is believed in any case.
         """
-        early = lease.sent_at < self._counter_turned_at
-        return early and self.limit > used >= self._old_sum > self.capacity // 2
+        return self.limit > used >= self._old_sum > self.capacity // 2
 
     def _distrust(self) -> None:
         """Let one request go ahead of the rest again."""
         self._trusted_until = -inf
         self._ahead = None
 
-    def _surely_in_window(self, lease: Lease, now: float, report: Report) -> bool:
-        clock = self.clock
+    def _surely_in_window(self, lease: Lease, now: float, date: float | None) -> bool:
         if self._window is None:
             return True
-        start = self._window * self.interval
         # What was granted in this epoch left after the window's start; later answers may show
         # that of more. Before the first window there was none that an answer could belong to.
-        after_start = lease.epoch == self._epoch or clock.earliest(lease.sent_at) >= start
-        before_end = report.date is not None or clock.latest(now) < start + self.interval
-        return after_start and before_end
+        start = self._window * self.interval
+        if lease.epoch != self._epoch and self.clock.earliest(lease.sent_at) < start:
+            return False
+        return date is not None or self.clock.latest(now) < start + self.interval
 
     def _close(self, lease: Lease) -> None:
         lease.open = False
