@@ -69,3 +69,16 @@ def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     session.install("-e", ".[cli,docs]")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Compare speed and weight with other clients; `-- --json FILE`, `-- --quick`."""
+    session.install(
+        ".",
+        "aiolimiter",
+        "binance-sdk-derivatives-trading-usds-futures",
+        "ccxt",
+        "python-binance",
+    )
+    session.run("python", "-m", "benchmarks", *session.posargs)

@@ -1,8 +1,9 @@
-"""The exchange of the benchmarks: as fast as Python can be, so that the clients are what is measured.
+"""The exchange of the benchmarks: as fast as can be, so that the clients are what is measured.
 
-It keeps no limits (the sandbox does); it answers with the headers that the exchange sends, and
-counts requests and weight. `GET /reset` sets the counts to zero, `GET /counts` tells them.
-Run it as `python -m benchmarks.server POOLS SYMBOLS_PER_POOL`; it prints its URL.
+It keeps no limits (the sandbox does). It answers with the headers that the exchange sends and with
+pools like the documented example: four assets and as many symbols as asked for. It counts requests
+and weight: `GET /counts` tells them, `GET /reset` sets them to zero.
+Run as `python -m benchmarks.server POOLS SYMBOLS_OF_EACH`, it prints its URL.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import asyncio
 import sys
 import time
 from email.utils import formatdate
-from urllib.parse import unquote
+from typing import cast
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -65,13 +67,12 @@ class Exchange:
         if path != b"/fapi/v1/insuranceBalance":
             return self._administer(path)
         self.requests += 1
-        parameters = dict(pair.split(b"=", 1) for pair in query.split(b"&") if b"=" in pair)
-        symbol = parameters.get(b"symbol")
-        if symbol is None:
+        name, _, symbol = query.partition(b"=")  # no client here sends any other parameter
+        if name != b"symbol":
             self.weight += SNAPSHOT_WEIGHT
             return self._respond(b"200 OK", self._snapshot)
         self.weight += 1
-        body = self._pools.get(symbol) or self._pools.get(unquote(symbol.decode()).encode())
+        body = self._pools.get(unquote_to_bytes(symbol))
         if body is None:
             return self._respond(b"400 Bad Request", b'{"code":-1121,"msg":"Invalid symbol."}')
         return self._respond(b"200 OK", body)
@@ -106,8 +107,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note where answers go."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Answer every request whose head is complete; none has a body."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _OK = 200
+_JUST_BEFORE = 1.0  # seconds in which the other clients on the IP spend little
 
 
 class Outcome(Struct, frozen=True, gc=False):
@@ -30,8 +31,8 @@ class Outcome(Struct, frozen=True, gc=False):
     Attributes:
         report: what it says about weight and time.
         body: the whole body.
-        used_before: the used weight before it, if it was told in the same window and nothing else
-            of ours was under way since; else None.
+        used_before: the used weight just before it, if it was told in the same window and nothing
+            else of ours was under way since; else None.
     """
 
     report: Report
@@ -64,6 +65,7 @@ class Attempts:
         self._started = 0
         self._under_way = 0
         self._reported_window: float | None = None
+        self._reported_at = -inf
 
     def left(self, deadline: float) -> float | None:
         """Return the seconds until a deadline, None if it is never.
@@ -116,7 +118,8 @@ class Attempts:
         lease.sent_at = self._monotonic()
         self._started += 1
         self._under_way += 1
-        started, quiet = self._started, self._under_way == 1
+        started, alone = self._started, self._under_way == 1
+        just_before = lease.sent_at - self._reported_at <= _JUST_BEFORE
         used_before, window_before = self.used_weight, self._reported_window
         try:
             answer = await self._transport.get(endpoint, symbol)
@@ -134,7 +137,8 @@ class Attempts:
         self.sent += 1
         self.weight += lease.weight
         report = self._receive(answer, symbol, lease)
-        clean = quiet and started == self._started and window_before == self._reported_window
+        alone = alone and started == self._started
+        clean = alone and just_before and window_before == self._reported_window
         return Outcome(report, answer.body, used_before if clean else None)
 
     def _receive(self, answer: Answer, symbol: str | None, lease: Lease) -> Report:
@@ -150,6 +154,7 @@ class Attempts:
         used, date = report.used_weight, report.date
         if used is not None:
             self.used_weight = used
+            self._reported_at = self._monotonic()
             self._reported_window = None if date is None else date // self._interval
         if answer.status != _OK:
             raise status_error(report, answer.body, symbol, self._budget.state().banned_until)

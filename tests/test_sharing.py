@@ -10,6 +10,7 @@ import pytest
 
 from binance_insurance import (
     AssetBalance,
+    BadRequestError,
     BudgetTimeoutError,
     BulkFetchError,
     ConnectError,
@@ -290,3 +291,34 @@ async def test_nobody_there_fails_every_symbol(runtime: Runtime) -> None:
             await client.fetch_pools(SYMBOLS[:100])
     assert {type(error) for error in caught.value.errors.values()} == {ConnectError}
     assert [error.symbol for error in caught.value.errors.values()] == SYMBOLS[:100]
+
+
+async def test_what_others_spend_meanwhile_is_not_taken_for_the_weight_of_a_snapshot(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    for _ in range(3):
+        await client.fetch_snapshot()
+        await asyncio.sleep(5)
+        exchange.spend_elsewhere(100)
+    before = client.stats().weight_spent
+    await client.fetch_snapshot()
+    assert client.stats().weight_spent - before == 40
+
+
+def test_it_runs_on_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is not made for this system")
+
+    async def main() -> None:
+        async with Sandbox("market") as exchange, InsuranceClient(exchange.url) as client:
+            callers = [asyncio.create_task(client.fetch_pool(symbol)) for symbol in SYMBOLS[:200]]
+            await asyncio.sleep(0)
+            callers[0].cancel()
+            pools = await asyncio.gather(*callers, return_exceptions=True)
+            assert isinstance(pools[0], asyncio.CancelledError)
+            assert all(isinstance(pool, InsurancePool) for pool in pools[1:])
+            assert len(await client.fetch_pools(SYMBOLS[:600])) == 600
+            exchange.inject(Fault.of_status(400))
+            with pytest.raises(BadRequestError):
+                await client.fetch_pool("BTCUSDT", timeout=30)
+
+    uvloop.run(main())

@@ -1,0 +1,1 @@
+"""What the client costs, beside the code that it replaces: `nox -s bench`."""
