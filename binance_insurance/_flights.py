@@ -78,6 +78,11 @@ class Flight(Struct, Generic[T], eq=False):
             if not seat.done():
                 seat.set_result(answer)
 
+    def fail(self, error: InsuranceError) -> None:
+        """Give all aboard an error; the work ends when they have left."""
+        # Of one exception, each of many tasks would lengthen the traceback.
+        self._give(lambda number: error.copy() if number else error)
+
     def divert(self) -> None:
         """Make it stop waiting for weight, since another request will answer it."""
         if not self.diverted:
@@ -92,36 +97,36 @@ class Flight(Struct, Generic[T], eq=False):
         self._task.uncancel()
         return True
 
-    def abort(self) -> asyncio.Task[None] | None:
-        """Cancel the work and all who wait for it; return the task, which may have to clean up."""
+    def abort(self) -> list[asyncio.Task[None]]:
+        """Cancel the work, and all who wait for it; return its task, which may have to clean up."""
         self._dismiss()
-        if self._task is not None:
-            self._task.cancel()
-            if not self._began:  # a task that is cancelled before its first step never runs
-                self.on_ended(self)
-        return self._task
+        if self._task is None:
+            return []
+        self._task.cancel()
+        if not self._began:  # a task that is cancelled before its first step never runs
+            self.on_ended(self)
+        return [self._task]
 
     async def _fly(self, retrier: Retrier, attempt: Callable[[Flight[T]], Awaitable[T]]) -> None:
         self._began = True
         try:
             self.land(await retrier.run(attempt, self))
         except InsuranceError as error:
-            # Of one exception, each of many tasks would lengthen the traceback.
-            self._fail(error, error.copy)
+            self.fail(error)
         except asyncio.CancelledError:
             self._dismiss()
             raise
         except Exception as error:
             defect = error  # of ours, shown as it is
-            self._fail(error, lambda: defect)
+            self._give(lambda _: defect)
         finally:
             self.on_ended(self)
 
-    def _fail(self, error: Exception, copy: Callable[[], Exception]) -> None:
+    def _give(self, error_of: Callable[[int], Exception]) -> None:
         self.on_closed(self)
         for number, seat in enumerate(self._seats):
             if not seat.done():
-                seat.set_exception(copy() if number else error)
+                seat.set_exception(error_of(number))
 
     def _dismiss(self) -> None:
         self.on_closed(self)

@@ -13,12 +13,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LONGEST_BAN = 3 * 86_400.0  # the exchange documents bans of 2 minutes up to 3 days
 _BANNED_UNTIL = re.compile(rb"banned until (\d{13})\b")
+_OK, _BANNED = 200, 418
 _UNITS = ((86_400, "D"), (3_600, "H"), (60, "M"), (1, "S"))
 
 
@@ -52,17 +54,21 @@ def read_report(
     status: int, headers: Mapping[str, str], body: bytes, *, weight_header: str, wall: float
 ) -> Report:
     """Read all that an answer says about weight, time and refusal."""
-    date = headers.get("Date")
-    used = headers.get(weight_header)
-    retry_after = None if status == 200 else headers.get("Retry-After")
-    ban = _BANNED_UNTIL.search(body) if status == 418 else None
-    return Report(
+    date, used = headers.get("Date"), headers.get(weight_header)
+    report = Report(
         status,
         None if used is None else _positive_int(used),
         None if date is None else _read_date(date),
-        None if retry_after is None else _read_retry_after(retry_after, date),
-        None if ban is None else int(ban[1]) / 1000,
-        wall,
+        wall=wall,
+    )
+    if status == _OK:
+        return report
+    retry_after = headers.get("Retry-After")
+    ban = _BANNED_UNTIL.search(body) if status == _BANNED else None
+    return replace(
+        report,
+        retry_after=None if retry_after is None else _read_retry_after(retry_after, date),
+        banned_until=None if ban is None else int(ban[1]) / 1000,
     )
 
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._decoding import decode_pool, decode_pools
@@ -79,12 +80,20 @@ class Sharing:
                 self.answered_otherwise += 1
                 return pool
         flight = self._by_symbol.get(symbol)
-        own = flight is None
-        if flight is None:
-            flight = self._launch_for_pool(symbol, group, alone=alone)
-        pool = await self._board(flight, symbol, deadline)
-        if not (own and flight.sent):
+        if flight is not None:
+            pool = await self._board(flight, symbol, deadline)
             self.answered_otherwise += 1
+            return pool
+        flight = self._launch_for_pool(symbol, group, alone=alone)
+        if deadline < inf:
+            pool = await self._board(flight, symbol, deadline)
+        else:  # the usual way, kept short
+            seat = flight.board(deadline)
+            try:
+                pool = await seat
+            finally:
+                flight.leave(seat)
+        self.answered_otherwise += not flight.sent
         return pool
 
     async def snapshot(self, deadline: float) -> InsuranceSnapshot:
@@ -118,7 +127,11 @@ class Sharing:
     async def aclose(self) -> None:
         """End all flights; those aboard get a `TransportError`."""
         self._closed = True
-        tasks = [task for flight in tuple(self._flights) if (task := flight.abort())]
+        tasks: list[asyncio.Task[None]] = []
+        for flight in tuple(self._flights):
+            closed = "the client was closed during the call"
+            flight.fail(TransportError(closed, symbol=flight.symbol))
+            tasks += flight.abort()
         if tasks:
             await asyncio.wait(tasks)
 
@@ -163,12 +176,6 @@ class Sharing:
             if symbol is None or error.symbol == symbol:
                 raise
             raise error.about(symbol) from error.__cause__
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if self._closed and not (caller and caller.cancelling()):
-                message = "the client was closed during the call"
-                raise TransportError(message, symbol=symbol) from None
-            raise
         finally:
             flight.leave(seat)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Literal, Self, overload
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientStats", "InsuranceClient"]
 
+_normalised = lru_cache(maxsize=4096)(normalise_symbol)
 _INFO = "exchangeInfo"
 _INFO_WEIGHT = 1
 
@@ -131,7 +133,7 @@ class InsuranceClient:
         The exchange answers with every symbol that the pool covers; an answer that does not name
         `symbol` is a `DecodeError`.
         """
-        symbol = normalise_symbol(symbol)
+        symbol = _normalised(symbol)
         deadline = inf if timeout is None else self._deadline(timeout)
         if max_age:
             pool = self._sharing.recall(symbol, _age(max_age))
@@ -188,7 +190,7 @@ class InsuranceClient:
         """
         if isinstance(symbols, str):
             raise TypeError("symbols must be several symbols; use fetch_pool for a single one")
-        names = list(dict.fromkeys(normalise_symbol(symbol) for symbol in symbols))
+        names = list(dict.fromkeys(map(_normalised, symbols)))
         deadline, max_age = self._deadline(timeout), _age(max_age)
         recalled: dict[str, InsurancePool] = {}
         if max_age:

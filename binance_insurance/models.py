@@ -61,12 +61,6 @@ class AssetBalance(Struct, frozen=True, gc=False, rename="camel"):
     margin_balance: Decimal
     update_time: Annotated[int, Meta(ge=0, le=_MAX_TIME)]
 
-    def __post_init__(self) -> None:
-        """Refuse what Decimal can spell but no balance can be: NaN, infinity, 1E+999999."""
-        balance = self.margin_balance
-        if not (balance.is_finite() and -_MAX_MAGNITUDE <= balance.adjusted() <= _MAX_MAGNITUDE):
-            raise ValueError(f"marginBalance {str(balance)[:40]} is not an amount")
-
     @property
     def updated_at(self) -> datetime:
         """`update_time` as an aware datetime in UTC."""
@@ -88,8 +82,15 @@ class InsurancePool(Struct, frozen=True, gc=False, rename="camel"):
     assets: Annotated[tuple[AssetBalance, ...], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
-        """Refuse an asset that is there twice: which of the two would its balance be?"""
-        if len(self.assets) > 1 and len({held.asset for held in self.assets}) < len(self.assets):
+        """Refuse balances that cannot be: two of one asset, or NaN, infinity and 1E+999999."""
+        assets: set[str] = set()
+        for held in self.assets:
+            amount = held.margin_balance
+            if not (amount.is_finite() and -_MAX_MAGNITUDE <= amount.adjusted() <= _MAX_MAGNITUDE):
+                text = str(amount)[:40]
+                raise ValueError(f"marginBalance {text} of {held.asset} is not an amount")
+            assets.add(held.asset)
+        if len(assets) < len(self.assets):
             raise ValueError("the pool lists an asset twice")
 
     def __contains__(self, symbol: str) -> bool:

@@ -65,9 +65,9 @@ async def test_a_balance_keeps_every_digit(mocked: Callable[..., None], text: st
         (body(symbols='["ETHUSDT"]'), "no pool in the answer names BTCUSDT"),
         (body("null"), r"at `\$.assets\[0\].marginBalance`"),
         (body('""'), r"at `\$.assets\[0\].marginBalance`"),
-        (body('"NaN"'), r"marginBalance NaN is not an amount - at `\$.assets\[0\]`"),
-        (body('"-Infinity"'), r"at `\$.assets\[0\]`"),
-        (body('"1E+999999"'), r"at `\$.assets\[0\]`"),
+        (body('"NaN"'), r"marginBalance NaN of USDT is not an amount - at `\$`"),
+        (body('"-Infinity"'), "-Infinity of USDT is not an amount"),
+        (body('"1E+999999"'), "of USDT is not an amount"),
         (body().replace(b"1745366402000", b"-1"), r"at `\$.assets\[0\].updateTime`"),
         (body().replace(b"1745366402000", b'"soon"'), r"at `\$.assets\[0\].updateTime`"),
         (body().replace(b"USDT", b"US\xffDT"), "utf-8"),
@@ -145,6 +145,6 @@ def test_models_are_immutable_and_read_back_what_they_write() -> None:
 
 
 @pytest.mark.parametrize("amount", ["NaN", "Infinity", "1E+101", "1E-101"])
-def test_an_amount_that_is_none_cannot_be_made(amount: str) -> None:
+def test_no_pool_can_hold_an_amount_that_is_none(amount: str) -> None:
     with pytest.raises(ValueError, match="is not an amount"):
-        AssetBalance("USDT", Decimal(amount), 0)
+        pool("BTCUSDT", USDT=amount)

@@ -109,7 +109,7 @@ class TokenBucket:
         self._pause = interval / _PAUSE_SHARE
         self._transit = min(_LONGEST_TRANSIT, float(interval))
 
-        self._window: int | None = None  # number of the exchange's window since 1970
+        self._start = -inf  # of the window, by the exchange's clock; -inf before any date
         self._seen_date: float | None = None
         self._look_again_at = -inf
         self._turn_at = inf  # when the window has surely turned
@@ -176,12 +176,13 @@ class TokenBucket:
             self._doubt(lease.weight, lease.sent_at + self._transit)
             return
         status, date, used = report.status, report.date, report.used_weight
-        if date is not None:
-            self._observe(lease.sent_at, now, date)
-        else:
+        # Another answer of the same second teaches next to nothing about the clock.
+        if date is None or (date == self._seen_date and now < self._look_again_at):
             self.refresh(now)
+        else:
+            self._observe(lease.sent_at, now, date)
 
-        past = date is not None and self._window_of(date) < (self._window or 0)
+        past = date is not None and date < self._start
         if status == _TOO_MANY_REQUESTS:
             self._freeze(now, report, past=past)
         elif status == _BANNED:
@@ -190,7 +191,10 @@ class TokenBucket:
             self._bans = 0
         if past:
             return  # counted in a window that is over
-        if used is None or not self._surely_in_window(lease, now, date):
+        if used is None or not (
+            (date is not None and lease.epoch == self._epoch)
+            or self._surely_in_window(lease, now, date)
+        ):
             self._doubt(lease.weight, min(now, lease.sent_at + self._transit))
             if used is None:
                 self._silent_answers += 1
@@ -260,7 +264,7 @@ class TokenBucket:
         """Return the next turn of the window in seconds since 1970, None before any answer."""
         if not self.clock.known:
             return None
-        return (self._window_of(self.clock.earliest(now)) + 1) * self.interval
+        return self._start_of(self.clock.earliest(now)) + self.interval
 
     def outlook(self, now: float) -> str:
         """Say in words when something may be sent again."""
@@ -274,36 +278,32 @@ class TokenBucket:
         if now >= self._turn_at:
             self._turn(now)
 
-    def _window_of(self, exchange_time: float) -> int:
-        return int(exchange_time // self.interval)
+    def _start_of(self, exchange_time: float) -> float:
+        return exchange_time // self.interval * self.interval
 
     def _observe(self, sent: float, received: float, date: float) -> None:
-        # Another answer of the same second teaches next to nothing.
-        if date == self._seen_date and received < self._look_again_at:
-            self.refresh(received)
-            return
         self._seen_date, self._look_again_at = date, received + _LOOK_AGAIN
         clock = self.clock
         clock.observe(sent, received, date)
-        window = self._window_of(clock.earliest(received))
-        if self._window is None:
-            self._window = window  # what was sent before the first answer counts in it
-        elif window > self._window:
+        start = self._start_of(clock.earliest(received))
+        if self._start == -inf:
+            self._start = start  # what was sent before the first answer counts in this window
+        elif start > self._start:
             self._turn(received)
-        elif clock.latest(received) < self._window * self.interval:
+        elif clock.latest(received) < self._start:
             # The exchange's clock was set back. What is known of its sum stays, but not the trust.
-            self._window = window
+            self._start = start
             self._distrust()
-        self._turn_at = clock.local((self._window + 1) * self.interval)
+        self._turn_at = clock.local(self._start + self.interval)
 
     def _turn(self, now: float) -> None:
         """Begin a new window: nothing is known of it, and what is unsettled may count in it."""
         clock = self.clock
         if clock.known:
-            old, self._window = self._window, self._window_of(clock.earliest(now))
-            start = self._window * self.interval
+            old, start = self._start, self._start_of(clock.earliest(now))
+            self._start = start
             self._turn_at = clock.local(start + self.interval)
-            follows = old is not None and self._window == old + 1
+            follows = start == old + self.interval
             self._old_sum = self._reported if follows else 0
             self._counter_turned_at = clock.local(start) + self._pause
             self._old_bound = max(self._spent, self._reported + self._unsettled) if follows else 0
@@ -343,14 +343,13 @@ class TokenBucket:
         self._ahead = None
 
     def _surely_in_window(self, lease: Lease, now: float, date: float | None) -> bool:
-        if self._window is None:
-            return True
         # What was granted in this epoch left after the window's start; later answers may show
         # that of more. Before the first window there was none that an answer could belong to.
-        start = self._window * self.interval
-        if lease.epoch != self._epoch and self.clock.earliest(lease.sent_at) < start:
+        if lease.epoch != self._epoch and self.clock.earliest(lease.sent_at) < self._start:
             return False
-        return date is not None or self.clock.latest(now) < start + self.interval
+        if date is not None or self._start == -inf:
+            return True
+        return self.clock.latest(now) < self._start + self.interval
 
     def _close(self, lease: Lease) -> None:
         lease.open = False
