@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
-import itertools
 import json
 import subprocess
 import sys
 import time
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
-import aiohttp
 import aiolimiter
 import msgspec
 from binance_sdk_derivatives_trading_usds_futures.rest_api.models import (
     QueryInsuranceFundBalanceSnapshotResponse,
 )
 
-from binance_insurance import InsuranceClient, LocalBudget
 from binance_insurance._decoding import decode_pools
 from binance_insurance._headers import Report
 
@@ -32,9 +29,9 @@ from .server import SNAPSHOT_WEIGHT, symbols_of
 from .sides import AT_ONCE, SIDES, unlimited
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable
+    from collections.abc import Awaitable, Callable, Generator, Sequence
 
-    from .sides import Fetch
+    from binance_insurance import LocalBudget
 
 _MICRO = 1e6
 _MILLI = 1e3
@@ -59,53 +56,62 @@ def exchange(pools: int, size: int) -> Generator[str]:
             process.kill()
 
 
-async def counts(url: str, path: str = "/counts") -> tuple[int, int]:
+@contextmanager
+def client(side: str, url: str, symbols: Sequence[str]) -> Generator[Callable[[int], float]]:
+    """Start a side in a process of its own; the call asks for so many symbols, in seconds."""
+    command = [sys.executable, "-m", "benchmarks.sides", side, url, *symbols]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def ask(count: int) -> float:
+            if process.stdin is None or process.stdout is None:
+                raise RuntimeError("no pipes")
+            print(count, file=process.stdin, flush=True)
+            return float(process.stdout.readline())
+
+        yield ask
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def get(url: str) -> bytes:
+    """Ask the server for something that is not measured."""
+    with urlopen(url) as response:
+        body: bytes = response.read()
+        return body
+
+
+def counts(url: str) -> tuple[int, int]:
     """Ask the server for its requests and weight."""
-    async with aiohttp.ClientSession() as session, session.get(url + path) as response:
-        requests, weight = await response.json()
-        return requests, weight
-
-
-async def fetch_all(fetch: Fetch, symbols: Iterable[str]) -> float:
-    """Ask for symbols, so many at a time, and return the seconds that it took."""
-    left = iter(symbols)
-
-    async def work() -> None:
-        for symbol in left:
-            await fetch(symbol)
-
-    start = time.perf_counter()
-    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-    return time.perf_counter() - start
+    requests, weight = json.loads(get(f"{url}/counts"))
+    return requests, weight
 
 
 async def per_symbol(rounds: int) -> Row:
     """Measure requests for one symbol each."""
-    symbols = itertools.cycle(symbols_of(number, 8)[0] for number in range(_LONE_POOLS))
-    with exchange(_LONE_POOLS, 8) as url:
-        async with AsyncExitStack() as stack:
+    symbols = [symbols_of(number, 8)[0] for number in range(_LONE_POOLS)]
+    with ExitStack() as stack:
+        url = stack.enter_context(exchange(_LONE_POOLS, 8))
 
-            def measure(fetch: Fetch, requests: int) -> Callable[[], Awaitable[float]]:
-                async def once() -> float:
-                    seconds = await fetch_all(fetch, itertools.islice(symbols, requests))
-                    return seconds / requests * _MICRO
+        def measure(side: str) -> Callable[[], Awaitable[float]]:
+            ask = stack.enter_context(client(side, url, symbols))
+            count = 150 if "SDK" in side else 1000
 
-                return once
+            async def once() -> float:
+                return ask(count) / count * _MICRO
 
-            times = await alternate(
-                {
-                    side: measure(
-                        await stack.enter_async_context(opened(url)), 150 if "SDK" in side else 600
-                    )
-                    for side, opened in SIDES.items()
-                },
-                rounds=rounds,
-            )
+            return once
+
+        times = await alternate(
+            {side: measure(side) for side in SIDES if not side.startswith("fetch_pools")},
+            rounds=rounds,
+        )
     return Row(
         f"One symbol a request, {AT_ONCE} callers at a time",
         "µs a request",
         "the network and TLS; sharing, since no two callers want the same pool. Ours counts "
-        "weight, retries and types; none of the others does.",
+        "weight, retries, and checks what it decodes; none of the others does.",
         compare(times, {}),
     )
 
@@ -114,46 +120,32 @@ async def six_hundred(rounds: int) -> Row:
     """Measure the 600 symbols of 60 pools."""
     symbols = [symbol for pool in range(POOLS) for symbol in symbols_of(pool, SIZE)]
     notes: dict[str, str] = {}
-    with exchange(POOLS, SIZE) as url:
-        async with AsyncExitStack() as stack:
+    with ExitStack() as stack:
+        url = stack.enter_context(exchange(POOLS, SIZE))
 
-            async def counted(side: str, work: Awaitable[float]) -> float:
-                before = await counts(url)
-                seconds = await work
+        def measure(side: str) -> Callable[[], Awaitable[float]]:
+            ask = stack.enter_context(client(side, url, symbols))
+
+            async def once() -> float:
+                before = counts(url)
+                seconds = ask(len(symbols))
                 requests, weight = (
-                    now - then for now, then in zip(await counts(url), before, strict=True)
+                    now - then for now, then in zip(counts(url), before, strict=True)
                 )
                 notes[side] = f"{requests} requests, weight {weight}"
                 return seconds * _MILLI
 
-            async def cold() -> float:
-                async with InsuranceClient(url, budget=unlimited()) as client:
-                    return await fetch_pools(client)
+            return once
 
-            async def fetch_pools(client: InsuranceClient) -> float:
-                start = time.perf_counter()
-                await client.fetch_pools(symbols)
-                return time.perf_counter() - start
-
-            warm = await stack.enter_async_context(InsuranceClient(url, budget=unlimited()))
-            measures: dict[str, Callable[[], Awaitable[float]]] = {
-                "fetch_pools, new client": lambda: counted("fetch_pools, new client", cold()),
-                "fetch_pools, again": lambda: counted("fetch_pools, again", fetch_pools(warm)),
-            }
-
-            def measure(side: str, fetch: Fetch) -> Callable[[], Awaitable[float]]:
-                return lambda: counted(side, fetch_all(fetch, symbols))
-
-            for side, opened in SIDES.items():
-                if side != "binance_insurance":
-                    measures[side] = measure(side, await stack.enter_async_context(opened(url)))
-            times = await alternate(measures, rounds=rounds)
+        times = await alternate(
+            {side: measure(side) for side in SIDES if side != "fetch_pool"}, rounds=rounds
+        )
     return Row(
         f"The pools of {len(symbols)} symbols ({POOLS} pools)",
         "ms",
         "the network and TLS, which would make 600 requests look far worse. The new client opens "
         f"its connection in this time; the others' are open. {SNAPSHOT_WEIGHT} is the weight of "
-        "one request without symbol.",
+        "the one request without symbol.",
         compare(times, notes),
     )
 
@@ -161,11 +153,7 @@ async def six_hundred(rounds: int) -> Row:
 async def decoding(rounds: int) -> Row:
     """Measure the decoding of everything."""
     with exchange(POOLS, SIZE) as url:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"{url}/fapi/v1/insuranceBalance") as response,
-        ):
-            body = await response.read()
+        body = get(f"{url}/fapi/v1/insuranceBalance")
     repeats = 20
 
     def by_hand() -> list[dict[str, Decimal]]:
@@ -303,9 +291,6 @@ async def importing(rounds: int) -> Row:
 
 async def run(*, quick: bool) -> list[Row]:
     """Run every row."""
-    # No side should pay for collecting what the others' imports left behind.
-    gc.collect()
-    gc.freeze()
     rows: list[Row] = []
     for make, rounds in (
         (per_symbol, 30),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -42,13 +43,18 @@ class Row(msgspec.Struct):
 async def alternate(
     sides: Mapping[str, Callable[[], Awaitable[float]]], *, rounds: int
 ) -> dict[str, list[float]]:
-    """Measure each side once in every round; the first round only warms up."""
+    """Measure each side once in every round; the first round only warms up.
+
+    The order turns from round to round, so that none always comes after the same other.
+    """
     times: dict[str, list[float]] = {side: [] for side in sides}
+    order = deque(sides)
     for number in range(rounds + 1):
-        for side, measure in sides.items():
-            time = await measure()
+        for side in order:
+            time = await sides[side]()
             if number:
                 times[side].append(time)
+        order.rotate(1)
     return times
 
 
