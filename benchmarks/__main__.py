@@ -275,6 +275,7 @@ async def importing(rounds: int) -> Row:
                 check=True,
                 capture_output=True,
                 text=True,
+                cwd=sys.prefix,  # so that what is installed is imported, not the source beside us
             )
             return float(done.stdout) * _MILLI
 
