@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct
 
 from ._decoding import status_error
-from ._headers import Report, read_report
+from ._headers import Report, read_report, used_weight_header
 from .errors import BudgetTimeoutError, ConnectError, InsuranceError, RequestTimeoutError
 
 if TYPE_CHECKING:
     from ._flights import Flight
     from ._runtime import Runtime
     from ._transport import Answer, Transport
-    from .budget import LocalBudget
-    from .budget.bucket import Lease
+    from .budget import Lease, WeightBudget
 
 T = TypeVar("T")
 
@@ -50,14 +49,14 @@ class Attempts:
     """
 
     def __init__(
-        self, transport: Transport, budget: LocalBudget, runtime: Runtime, *, max_concurrency: int
+        self, transport: Transport, budget: WeightBudget, runtime: Runtime, *, max_concurrency: int
     ) -> None:
         self.sent = 0
         self.weight = 0
         self.used_weight: int | None = None
         self._transport = transport
         self._budget = budget
-        self._weight_header = budget.weight_header
+        self._weight_header = used_weight_header(budget.interval)
         self._interval = budget.interval
         self._monotonic = runtime.monotonic
         self._wall = runtime.wall

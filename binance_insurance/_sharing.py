@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from ._attempts import Attempts
     from ._retry import Retrier
     from ._runtime import Runtime
-    from .budget import LocalBudget
-    from .budget.bucket import Lease
+    from .budget import Lease, WeightBudget
 
 T = TypeVar("T")
 
@@ -51,7 +50,7 @@ class Sharing:
     """
 
     def __init__(
-        self, attempts: Attempts, retrier: Retrier, budget: LocalBudget, runtime: Runtime
+        self, attempts: Attempts, retrier: Retrier, budget: WeightBudget, runtime: Runtime
     ) -> None:
         self.grouping = Grouping()
         self.snapshot_weight = SnapshotWeight()

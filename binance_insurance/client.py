@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
     from ._flights import Flight
+    from .budget import WeightBudget
 
 __all__ = ["ClientStats", "InsuranceClient"]
 
@@ -83,7 +84,7 @@ class InsuranceClient:
         self,
         base_url: str = "https://fapi.binance.com",
         *,
-        budget: LocalBudget | None = None,
+        budget: WeightBudget | None = None,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - it is immutable
         attempt_timeout: float = 10.0,
         max_concurrency: int = 32,
@@ -94,7 +95,7 @@ class InsuranceClient:
             raise ValueError(f"attempt_timeout must be positive, not {attempt_timeout}")
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency must be at least 1, not {max_concurrency}")
-        self._budget = LocalBudget(runtime=runtime) if budget is None else budget
+        self._budget: WeightBudget = LocalBudget(runtime=runtime) if budget is None else budget
         self._runtime = runtime
         self._max_concurrency = max_concurrency
         self._retrier = Retrier(retry, runtime)
@@ -108,7 +109,7 @@ class InsuranceClient:
         self._closed = False
 
     @property
-    def budget(self) -> LocalBudget:
+    def budget(self) -> WeightBudget:
         """The weight budget that this client spends from."""
         return self._budget
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from .._headers import Report
+from .bucket import Lease
 from .local import LocalBudget
+from .protocol import WeightBudget
 from .state import BudgetState
 
-__all__ = ["BudgetState", "LocalBudget"]
+__all__ = ["BudgetState", "Lease", "LocalBudget", "Report", "WeightBudget"]

@@ -39,7 +39,7 @@ from __future__ import annotations
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from .._headers import LONGEST_BAN, utc
 from .clock import ExchangeClock
@@ -69,13 +69,71 @@ class Lease(Struct, eq=False, gc=False):
         sent_at: local monotonic time of the grant; the request leaves no earlier. Who holds it
             back for long moves this on, or its loss would be taken for settled too early.
         epoch: the number of window turns before the grant.
+        number: counts the grants of a budget.
         open: whether it was neither settled nor given back yet.
     """
 
     weight: int
     sent_at: float
     epoch: int
+    number: int
     open: bool = True
+
+
+class Ledger(Struct, omit_defaults=True):
+    """All that a token bucket knows at one time; what processes share.
+
+    Attributes:
+        clock: the exchange's clock.
+        start: of the window, by the exchange's clock; -inf before any date.
+        turn_at: when the window has surely turned.
+        epoch: the number of turns.
+        granted: the number of grants.
+        spent: of this window: what was told, and granted since.
+        reported: the highest used weight that an answer of this window told.
+        unsettled: weight that was granted and is not known to be within `reported`.
+        doubts: what of it was lost: settled by an answer to a request sent from then on, weight.
+        trusted_until: until when what is known is recent enough.
+        ahead: the number of the grant that went ahead of the rest, 0 for none,
+        ahead_at: and when it was sent.
+        suspect_sum: told early in this window, but perhaps the old one's.
+        suspect_at: what was sent before cannot clear the suspicion.
+        old_sum: of the window before: the highest used weight that was told,
+        old_bound: and what it may have come to.
+        counter_turned_at: when the exchange's counter has turned as well as its clock.
+        seen_date: the last date that was learned from,
+        look_again_at: and when the same date may teach more.
+        silent_answers: so many answers without a used weight in a row.
+        frozen_until: the end of a freeze.
+        ban_ends: the end of a ban,
+        ban_end_utc: by the exchange's clock,
+        bans: and how many there were in a row.
+    """
+
+    clock: ExchangeClock = field(default_factory=ExchangeClock)
+    start: float = -inf
+    turn_at: float = inf
+    epoch: int = 0
+    granted: int = 0
+    spent: int = 0
+    reported: int = 0
+    unsettled: int = 0
+    doubts: list[tuple[float, int]] = []
+    trusted_until: float = -inf
+    ahead: int = 0
+    ahead_at: float = -inf
+    suspect_sum: int = 0
+    suspect_at: float = -inf
+    old_sum: int = 0
+    old_bound: int = 0
+    counter_turned_at: float = -inf
+    seen_date: float | None = None
+    look_again_at: float = -inf
+    silent_answers: int = 0
+    frozen_until: float = -inf
+    ban_ends: float = -inf
+    ban_end_utc: float = 0.0
+    bans: int = 0
 
 
 class TokenBucket:
@@ -104,126 +162,121 @@ class TokenBucket:
         self.reserve = reserve
         self.capacity = limit - reserve
         self.interval = int(interval)
-        self.clock = ExchangeClock()
+        self.ledger = Ledger()
         self._trust = interval / _TRUST_SHARE
         self._pause = interval / _PAUSE_SHARE
-        self._transit = min(_LONGEST_TRANSIT, float(interval))
-
-        self._start = -inf  # of the window, by the exchange's clock; -inf before any date
-        self._seen_date: float | None = None
-        self._look_again_at = -inf
-        self._turn_at = inf  # when the window has surely turned
-        self._epoch = 0  # counts turns
-        self._spent = 0
-        self._reported = 0
-        self._unsettled = 0
-        self._doubts: list[tuple[float, int]] = []  # lost: (settled by an answer sent from, weight)
-        self._trusted_until = -inf
-        self._ahead: Lease | None = None
-        self._suspect_sum = 0  # told early in this window, but perhaps the old one's
-        self._suspect_at = -inf  # what was sent before cannot clear the suspicion
-        self._old_sum = 0  # of the window before: the highest that was told,
-        self._old_bound = 0  # and what it may have come to
-        self._counter_turned_at = -inf
-        self._silent_answers = 0
-        self._frozen_until = -inf
-        self._ban_ends = -inf
-        self._ban_end_utc = 0.0
-        self._bans = 0
+        self.transit = min(_LONGEST_TRANSIT, float(interval))
 
     @property
     def available(self) -> int:
         """Weight that this window still has for us, at the least."""
-        return max(0, self.capacity - max(self._spent, self._reported + self._unsettled))
+        return max(
+            0, self.capacity - max(self.ledger.spent, self.ledger.reported + self.ledger.unsettled)
+        )
 
     @property
     def unsettled(self) -> int:
         """Weight that was granted and is not known to be within the reported used weight."""
-        return self._unsettled
+        return self.ledger.unsettled
 
     @property
     def used_weight(self) -> int | None:
         """The highest used weight that an answer of this window told, or None."""
-        return self._reported or None
+        return self.ledger.reported or None
 
     def take(self, weight: int, now: float) -> Lease | None:
         """Grant `weight` now, or return None if it cannot be had now."""
-        self.refresh(now)
-        if now < self._frozen_until or now < self._ban_ends:
+        ledger = self.ledger
+        if now >= ledger.turn_at:
+            self._turn(now)
+        if now < ledger.frozen_until or now < ledger.ban_ends:
             return None
-        if max(self._spent, self._reported + self._unsettled) + weight > self.capacity:
+        if max(ledger.spent, ledger.reported + ledger.unsettled) + weight > self.capacity:
             return None
-        lease = Lease(weight, now, self._epoch)
-        if now >= self._trusted_until:
-            if not self._may_go_ahead(weight, now):
-                return None
-            self._ahead = lease
-        self._spent += weight
-        self._unsettled += weight
-        if not self.clock.known:
-            self._turn_at = now + self._transit + self.interval
-        return lease
+        if now >= ledger.trusted_until and not self._may_go_ahead(weight, now):
+            return None
+        ledger.granted += 1
+        if now >= ledger.trusted_until:
+            ledger.ahead, ledger.ahead_at = ledger.granted, now
+        ledger.spent += weight
+        ledger.unsettled += weight
+        if not ledger.clock.known:
+            ledger.turn_at = now + self.transit + self.interval
+        return Lease(weight, now, ledger.epoch, ledger.granted)
 
-    def settle(self, lease: Lease, now: float, report: Report | None) -> None:
-        """Note the end of a request that was sent: what its answer reported, None if it was lost.
+    def settle(
+        self, lease: Lease, now: float, report: Report | None, *, doubt: float = 0.0
+    ) -> None:
+        """Note the end of a request that was sent.
 
-        A second call for a lease does nothing.
+        Args:
+            lease: its weight.
+            now: when its answer was here.
+            report: what the answer reported; None if it was lost.
+            doubt: by how many seconds at the most `now` may be too early.
         """
-        if not lease.open:
-            return
+        ledger = self.ledger
         self._close(lease)
         if report is None:
-            self._doubt(lease.weight, lease.sent_at + self._transit)
+            self._doubt(lease.weight, lease.sent_at + self.transit)
             return
         status, date, used = report.status, report.date, report.used_weight
         # Another answer of the same second teaches next to nothing about the clock.
-        if date is None or (date == self._seen_date and now < self._look_again_at):
+        if date is None or (date == ledger.seen_date and now < ledger.look_again_at):
             self.refresh(now)
         else:
-            self._observe(lease.sent_at, now, date)
+            self._observe(lease.sent_at, now, now + doubt, date)
 
-        past = date is not None and date < self._start
+        past = date is not None and date < ledger.start
         if status == _TOO_MANY_REQUESTS:
             self._freeze(now, report, past=past)
         elif status == _BANNED:
             self._ban(now, report)
-        elif lease.sent_at >= self._ban_ends:
-            self._bans = 0
+        elif lease.sent_at >= ledger.ban_ends:
+            ledger.bans = 0
         if past:
             return  # counted in a window that is over
         if used is None or not (
-            (date is not None and lease.epoch == self._epoch)
+            (date is not None and lease.epoch == ledger.epoch)
             or self._surely_in_window(lease, now, date)
         ):
-            self._doubt(lease.weight, min(now, lease.sent_at + self._transit))
+            self._doubt(lease.weight, min(now, lease.sent_at + self.transit))
             if used is None:
-                self._silent_answers += 1
-                if self._silent_answers >= _SILENT_ANSWERS:
-                    self._trusted_until = now + self._trust
+                ledger.silent_answers += 1
+                if ledger.silent_answers >= _SILENT_ANSWERS:
+                    ledger.trusted_until = now + self._trust
             return
-        if lease.sent_at < self._counter_turned_at and self._may_be_old(used):
+        if lease.sent_at < ledger.counter_turned_at and self._may_be_old(used):
             self._doubt(lease.weight, now)
-            self._suspect_sum = max(self._suspect_sum, used)
-            self._suspect_at = now
+            ledger.suspect_sum = max(ledger.suspect_sum, used)
+            ledger.suspect_at = now
             self._distrust()
             return
-        self._silent_answers = 0
-        if used > self._reported:
-            self._reported = used
-            if used > self._spent:
-                self._spent = used
-        if lease.sent_at >= self._suspect_at:
-            self._suspect_sum = 0
-            self._trusted_until = now + self._trust
-        if self._doubts:
+        ledger.silent_answers = 0
+        if used > ledger.reported:
+            ledger.reported = used
+            if used > ledger.spent:
+                ledger.spent = used
+        if lease.sent_at >= ledger.suspect_at:
+            ledger.suspect_sum = 0
+            ledger.trusted_until = now + self._trust
+        if ledger.doubts:
             self._drop_doubts(lambda settled_from: settled_from <= lease.sent_at)
 
     def give_back(self, lease: Lease) -> None:
         """Take back the weight of a request that was certainly never sent."""
-        if lease.open:
-            self._close(lease)
-            if lease.epoch == self._epoch:
-                self._spent -= lease.weight
+        self._close(lease)
+        if lease.epoch == self.ledger.epoch:
+            self.ledger.spent -= lease.weight
+
+    def correct(self, weight: int) -> None:
+        """Take back (or, if negative, give) weight that was granted elsewhere than was thought."""
+        self.ledger.unsettled += weight
+        self.ledger.spent += weight
+
+    def lose(self, weight: int, sent_before: float) -> None:
+        """Count granted weight as lost: what of it was sent was sent before a time."""
+        self.ledger.doubts.append((sent_before + self.transit, weight))
 
     def ready_at(self, weight: int, now: float) -> float:
         """Return the earliest time at which `weight` in all may have been granted.
@@ -232,39 +285,42 @@ class TokenBucket:
         weight of a single request never fits.
         """
         self.refresh(now)
-        start = max(now, self._frozen_until)
+        start = max(now, self.ledger.frozen_until)
         # What is in flight may yet come back unsent.
-        left = self.capacity - max(self._spent - self._unsettled, self._reported)
-        if weight <= left or not self.clock.known:
+        left = self.capacity - max(self.ledger.spent - self.ledger.unsettled, self.ledger.reported)
+        if weight <= left or not self.ledger.clock.known:
             return start
         windows = ceil((weight - max(left, 0)) / self.capacity)
-        return max(start, self._turn_at + (windows - 1) * self.interval)
+        return max(start, self.ledger.turn_at + (windows - 1) * self.interval)
 
     def wake_at(self, weight: int, now: float) -> float:
         """Return when to try `weight` again, if no answer comes before that."""
-        if now < self._frozen_until:
-            return self._frozen_until
-        if weight > self.available or self._suspect_sum + self._unsettled + weight > self.limit:
-            return self._turn_at
-        if now < self._counter_turned_at and not self._fits_old_window(weight):
-            return self._counter_turned_at
-        return self._turn_at if self._ahead is None else self._ahead.sent_at + self._pause
+        if now < self.ledger.frozen_until:
+            return self.ledger.frozen_until
+        if (
+            weight > self.available
+            or self.ledger.suspect_sum + self.ledger.unsettled + weight > self.limit
+        ):
+            return self.ledger.turn_at
+        if now < self.ledger.counter_turned_at and not self._fits_old_window(weight):
+            return self.ledger.counter_turned_at
+        return self.ledger.ahead_at + self._pause if self.ledger.ahead else self.ledger.turn_at
 
     def banned_until(self, now: float) -> float | None:
         """Return the end of the ban in seconds since 1970 by the exchange's clock, or None."""
-        return self._ban_end_utc if now < self._ban_ends else None
+        return self.ledger.ban_end_utc if now < self.ledger.ban_ends else None
 
     def frozen_until(self, now: float) -> float | None:
         """Return the end of the freeze in seconds since 1970 by the exchange's clock, or None."""
-        if now >= self._frozen_until or not self.clock.known:
+        if now >= self.ledger.frozen_until or not self.ledger.clock.known:
             return None
-        return self.clock.earliest(self._frozen_until)
+        return self.ledger.clock.earliest(self.ledger.frozen_until)
 
     def resets_at(self, now: float) -> float | None:
         """Return the next turn of the window in seconds since 1970, None before any answer."""
-        if not self.clock.known:
+        if not self.ledger.clock.known:
             return None
-        return self._start_of(self.clock.earliest(now)) + self.interval
+        return self._start_of(self.ledger.clock.earliest(now)) + self.interval
 
     def outlook(self, now: float) -> str:
         """Say in words when something may be sent again."""
@@ -275,124 +331,135 @@ class TokenBucket:
 
     def refresh(self, now: float) -> None:
         """Turn the window if it is time."""
-        if now >= self._turn_at:
+        if now >= self.ledger.turn_at:
             self._turn(now)
 
     def _start_of(self, exchange_time: float) -> float:
         return exchange_time // self.interval * self.interval
 
-    def _observe(self, sent: float, received: float, date: float) -> None:
-        self._seen_date, self._look_again_at = date, received + _LOOK_AGAIN
-        clock = self.clock
+    def _observe(self, sent: float, now: float, received: float, date: float) -> None:
+        ledger = self.ledger
+        ledger.seen_date, ledger.look_again_at = date, now + _LOOK_AGAIN
+        clock = ledger.clock
         clock.observe(sent, received, date)
-        start = self._start_of(clock.earliest(received))
-        if self._start == -inf:
-            self._start = start  # what was sent before the first answer counts in this window
-        elif start > self._start:
-            self._turn(received)
-        elif clock.latest(received) < self._start:
+        start = self._start_of(clock.earliest(now))
+        if ledger.start == -inf:
+            ledger.start = start  # what was sent before the first answer counts in this window
+        elif start > ledger.start:
+            self._turn(now)
+        elif clock.latest(received) < ledger.start:
             # The exchange's clock was set back. What is known of its sum stays, but not the trust.
-            self._start = start
+            ledger.start = start
             self._distrust()
-        self._turn_at = clock.local(self._start + self.interval)
+        ledger.turn_at = clock.local(ledger.start + self.interval)
 
     def _turn(self, now: float) -> None:
         """Begin a new window: nothing is known of it, and what is unsettled may count in it."""
-        clock = self.clock
+        clock = self.ledger.clock
         if clock.known:
-            old, start = self._start, self._start_of(clock.earliest(now))
-            self._start = start
-            self._turn_at = clock.local(start + self.interval)
+            old, start = self.ledger.start, self._start_of(clock.earliest(now))
+            self.ledger.start = start
+            self.ledger.turn_at = clock.local(start + self.interval)
             follows = start == old + self.interval
-            self._old_sum = self._reported if follows else 0
-            self._counter_turned_at = clock.local(start) + self._pause
-            self._old_bound = max(self._spent, self._reported + self._unsettled) if follows else 0
+            self.ledger.old_sum = self.ledger.reported if follows else 0
+            self.ledger.counter_turned_at = clock.local(start) + self._pause
+            self.ledger.old_bound = (
+                max(self.ledger.spent, self.ledger.reported + self.ledger.unsettled)
+                if follows
+                else 0
+            )
             self._drop_doubts(lambda settled_from: clock.latest(settled_from) < start)
         else:
-            self._turn_at = now + self._transit + self.interval
+            self.ledger.turn_at = now + self.transit + self.interval
             self._drop_doubts(lambda settled_from: settled_from <= now - self.interval)
-        self._epoch += 1
-        self._spent = 0
-        self._reported = 0
-        self._silent_answers = 0
-        self._suspect_sum = 0
-        self._suspect_at = -inf
+        self.ledger.epoch += 1
+        self.ledger.spent = 0
+        self.ledger.reported = 0
+        self.ledger.silent_answers = 0
+        self.ledger.suspect_sum = 0
+        self.ledger.suspect_at = -inf
         self._distrust()
 
     def _may_go_ahead(self, weight: int, now: float) -> bool:
-        if self._ahead is not None and now < self._ahead.sent_at + self._pause:
+        if self.ledger.ahead and now < self.ledger.ahead_at + self._pause:
             return False
-        if now < self._counter_turned_at and not self._fits_old_window(weight):
+        if now < self.ledger.counter_turned_at and not self._fits_old_window(weight):
             return False
-        return self._suspect_sum + self._unsettled + weight <= self.limit
+        return self.ledger.suspect_sum + self.ledger.unsettled + weight <= self.limit
 
     def _fits_old_window(self, weight: int) -> bool:
         """Tell whether a request would do no harm if it still counted in the window before."""
-        return not self._suspect_sum and self._old_bound + self._spent + weight <= self.limit
+        return (
+            not self.ledger.suspect_sum
+            and self.ledger.old_bound + self.ledger.spent + weight <= self.limit
+        )
 
     def _may_be_old(self, used: int) -> bool:
         """Tell whether a sum told in a window's first moments may be that of the window before.
 
         To believe a small one would cost little, and a full one is believed in any case.
         """
-        return self.limit > used >= self._old_sum > self.capacity // 2
+        return self.limit > used >= self.ledger.old_sum > self.capacity // 2
 
     def _distrust(self) -> None:
         """Let one request go ahead of the rest again."""
-        self._trusted_until = -inf
-        self._ahead = None
+        self.ledger.trusted_until = -inf
+        self.ledger.ahead = 0
 
     def _surely_in_window(self, lease: Lease, now: float, date: float | None) -> bool:
         # What was granted in this epoch left after the window's start; later answers may show
         # that of more. Before the first window there was none that an answer could belong to.
-        if lease.epoch != self._epoch and self.clock.earliest(lease.sent_at) < self._start:
+        if (
+            lease.epoch != self.ledger.epoch
+            and self.ledger.clock.earliest(lease.sent_at) < self.ledger.start
+        ):
             return False
-        if date is not None or self._start == -inf:
+        if date is not None or self.ledger.start == -inf:
             return True
-        return self.clock.latest(now) < self._start + self.interval
+        return self.ledger.clock.latest(now) < self.ledger.start + self.interval
 
     def _close(self, lease: Lease) -> None:
-        lease.open = False
-        self._unsettled -= lease.weight
-        if self._ahead is lease:
-            self._ahead = None
+        self.ledger.unsettled -= lease.weight
+        if self.ledger.ahead == lease.number:
+            self.ledger.ahead = 0
 
     def _doubt(self, weight: int, settled_from: float) -> None:
-        self._unsettled += weight
-        self._doubts.append((settled_from, weight))
+        self.ledger.unsettled += weight
+        self.ledger.doubts.append((settled_from, weight))
 
     def _drop_doubts(self, settled: Callable[[float], bool]) -> None:
-        dropped = sum(weight for since, weight in self._doubts if settled(since))
-        self._doubts = [doubt for doubt in self._doubts if not settled(doubt[0])]
-        self._unsettled -= dropped
+        dropped = sum(weight for since, weight in self.ledger.doubts if settled(since))
+        self.ledger.doubts = [doubt for doubt in self.ledger.doubts if not settled(doubt[0])]
+        self.ledger.unsettled -= dropped
         # Now the reported sum has them, or they never came.
-        self._spent = max(self._reported, self._spent - dropped)
+        self.ledger.spent = max(self.ledger.reported, self.ledger.spent - dropped)
 
     def _freeze(self, now: float, report: Report, *, past: bool) -> None:
         """429: the limit was passed. Silent until Retry-After, and for the rest of the window."""
         if report.retry_after is not None:
-            self._frozen_until = max(self._frozen_until, now + report.retry_after)
+            self.ledger.frozen_until = max(self.ledger.frozen_until, now + report.retry_after)
         if not past:
-            self._reported = max(self._reported, self.limit)
-            self._frozen_until = max(
-                self._frozen_until, self._turn_at if self.clock.known else now + self.interval
+            self.ledger.reported = max(self.ledger.reported, self.limit)
+            self.ledger.frozen_until = max(
+                self.ledger.frozen_until,
+                self.ledger.turn_at if self.ledger.clock.known else now + self.interval,
             )
 
     def _ban(self, now: float, report: Report) -> None:
         """418: silent until the later of the ends that header and text name, or a careful guess."""
-        clock = self.clock
+        clock = self.ledger.clock
         exchange_now = clock.latest(now) if clock.known else report.wall
         end = exchange_now + (report.retry_after or 0.0)
         if report.banned_until is not None:
             end = max(end, report.banned_until)
         if end <= exchange_now:
-            if now < self._ban_ends:
+            if now < self.ledger.ban_ends:
                 return  # the ban is known; this answer adds nothing to it
-            end = exchange_now + _FIRST_BAN * 2**self._bans
-        if now >= self._ban_ends:
-            self._bans += 1
+            end = exchange_now + _FIRST_BAN * 2**self.ledger.bans
+        if now >= self.ledger.ban_ends:
+            self.ledger.bans += 1
         end = min(end, exchange_now + LONGEST_BAN)
         ends = clock.local(end) if clock.known else now + end - exchange_now
-        if ends > self._ban_ends:
-            self._ban_ends, self._ban_end_utc = ends, end
+        if ends > self.ledger.ban_ends:
+            self.ledger.ban_ends, self.ledger.ban_end_utc = ends, end
         self._distrust()
