@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .._headers import Report
 from .bucket import Lease
 from .local import LocalBudget
 from .protocol import WeightBudget
 from .state import BudgetState
 
-__all__ = ["BudgetState", "Lease", "LocalBudget", "Report", "WeightBudget"]
+if TYPE_CHECKING:
+    from .create import create_budget
+    from .redis import RedisBudget
+    from .sqlite import SqliteBudget
+
+__all__ = [
+    "BudgetState",
+    "Lease",
+    "LocalBudget",
+    "RedisBudget",
+    "Report",
+    "SqliteBudget",
+    "WeightBudget",
+    "create_budget",
+]
+
+# Imported when they are first asked for: sqlite3 takes its time, and redis is an extra.
+_LATER = {"RedisBudget": "redis", "SqliteBudget": "sqlite", "create_budget": "create"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    try:
+        module = import_module(f".{_LATER[name]}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "redis":
+            raise
+        raise ModuleNotFoundError(
+            f"{name} needs redis: pip install 'binance-insurance[redis]'", name="redis"
+        ) from error
+    found: object = getattr(module, name)
+    return found

@@ -119,6 +119,11 @@ class QueueingBudget:
         """Grant what can be granted, or see to it that it will be."""
         raise NotImplementedError
 
+    def _joined(self) -> None:
+        """Take note that somebody has joined the queue."""
+        if len(self._waiters) == 1:
+            self._serve()
+
     def release(self, lease: Lease) -> None:
         """Give back the weight of a request that was certainly never sent."""
         raise NotImplementedError
@@ -129,8 +134,7 @@ class QueueingBudget:
         waiter = Waiter(weight, deadline)
         self._waiters[waiter] = None
         self._queued += weight
-        if len(self._waiters) == 1:
-            self._serve()
+        self._joined()
         try:
             async with asyncio.timeout(timeout):
                 return await waiter.granted

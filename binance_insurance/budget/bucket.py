@@ -271,8 +271,40 @@ class TokenBucket:
 
     def correct(self, weight: int) -> None:
         """Take back (or, if negative, give) weight that was granted elsewhere than was thought."""
-        self.ledger.unsettled += weight
-        self.ledger.spent += weight
+        ledger = self.ledger
+        ledger.unsettled += weight
+        ledger.spent = max(ledger.reported, ledger.spent + weight)
+
+    def forget_grants(self) -> None:
+        """Keep what answers told, but not the weight that was granted and is still unsettled."""
+        ledger = self.ledger
+        ledger.unsettled, ledger.doubts, ledger.ahead = 0, [], 0
+        ledger.spent = ledger.reported
+
+    def merge(self, other: Ledger) -> None:
+        """Learn what another bucket of the same clock knows, but for the weight that it granted."""
+        mine = self.ledger
+        if other.ban_ends > mine.ban_ends:
+            mine.ban_ends, mine.ban_end_utc, mine.bans = (
+                other.ban_ends,
+                other.ban_end_utc,
+                other.bans,
+            )
+        mine.frozen_until = max(mine.frozen_until, other.frozen_until)
+        if other.start >= mine.start:
+            if other.start > mine.start:
+                mine.clock, mine.start, mine.turn_at = other.clock, other.start, other.turn_at
+                mine.epoch += 1
+                mine.reported = mine.spent = 0
+            mine.reported = max(mine.reported, other.reported)
+            mine.spent = max(mine.spent, mine.reported)
+        self._distrust()
+
+    def may_grant(self, now: float) -> bool:
+        """Tell whether somebody who waits for little should try now."""
+        ledger = self.ledger
+        trusted = now < ledger.trusted_until or not ledger.ahead
+        return trusted and self.available > 0 and now >= max(ledger.frozen_until, ledger.ban_ends)
 
     def lose(self, weight: int, sent_before: float) -> None:
         """Count granted weight as lost: what of it was sent was sent before a time."""

@@ -1,0 +1,177 @@
+"""One budget for many hosts behind one IP, in Redis or Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from math import inf
+from typing import TYPE_CHECKING, Protocol, cast
+from uuid import uuid4
+
+import redis.asyncio as aioredis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from .._runtime import Runtime
+from ..errors import StoreError
+from ._shared import SharedBudget, Times
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from ._shared import Written
+
+_PREFIX = "binance-insurance:budget"
+_DRIFT = 5e-4  # seconds per second by which two clocks may part until they are compared again
+_UNREACHABLE = (RedisError, OSError, TimeoutError)
+
+# Replaces the value if nobody else has since it was read; else tells the newest. Either way it
+# tells the time, which is that of all the processes.
+_CHANGE = """
+local time = redis.call('TIME')
+local version = redis.call('HGET', KEYS[1], 'version') or ''
+if ARGV[2] ~= '' and version == ARGV[1] then
+  redis.call('HSET', KEYS[1], 'version', ARGV[2], 'state', ARGV[3])
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  if ARGV[5] == '1' then redis.call('PUBLISH', KEYS[1], '') end
+  return {1, time[1], time[2]}
+end
+return {0, time[1], time[2], version, redis.call('HGET', KEYS[1], 'state') or ''}
+"""
+
+
+class _Script(Protocol):
+    def __call__(
+        self, keys: list[str], args: list[bytes | str | int]
+    ) -> Awaitable[list[int | bytes]]: ...
+
+
+class RedisBudget(SharedBudget):
+    """The weight budget that processes on many hosts behind one IP share through Redis.
+
+    Args:
+        url: such as `redis://host:6379/0` or `rediss://…`; Redis 6 or later, or Valkey.
+        limit: weight that the exchange grants the IP in one window.
+        interval: seconds of a window, a whole number.
+        reserve: weight in each window that is left to the other clients on the IP.
+        group: whose budget it is: all with the same group share one. The default is the host of
+            the exchange; where processes leave by several IPs, name the egress IP.
+        share: the part of limit - reserve up to which each process goes on by itself while Redis
+            is out of reach; it comes back by itself. None fails with `StoreError` instead.
+        timeout: seconds after which Redis counts as out of reach.
+        runtime: clocks and sleep, for tests.
+
+    Raises:
+        ValueError: unless 0 <= reserve < limit, interval is a whole number >= 1, and share is
+            above 0 and at most 1; or the url is none.
+
+    Every decision is one atomic script, and one round trip unless another process decides in the
+    same moment. Times are those of the Redis server, so the hosts' clocks do not matter. Keys
+    begin with `binance-insurance:budget` and expire. Close it with `aclose()` or `async with`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        limit: int = 2400,
+        *,
+        interval: float = 60.0,
+        reserve: int = 480,
+        group: str = "fapi.binance.com",
+        share: float | None = 0.25,
+        timeout: float = 1.0,
+        runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
+    ) -> None:
+        store = _Server(url, f"{_PREFIX}:{{{group}}}:{int(interval)}", timeout, runtime)
+        super().__init__(
+            store, limit, interval=interval, reserve=reserve, share=share, runtime=runtime
+        )
+
+
+class _Server:
+    polling = inf
+
+    def __init__(self, url: str, key: str, timeout: float, runtime: Runtime) -> None:
+        self._key = key
+        self._monotonic = runtime.monotonic
+        self._redis = aioredis.Redis.from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            # What a lost answer did is found out by the next change; asking twice helps nobody.
+            retry=aioredis.retry.Retry(NoBackoff(), 0),
+        )
+        self._script = cast("_Script", self._redis.register_script(_CHANGE))
+        self._versions = (f"{uuid4().hex}:{number}" for number in itertools.count(1))
+        self._version = ""
+        self._value: bytes | None = None
+        self._times = Times(0.0, 0.0)
+        self._read_at = -inf
+        self._wake: Callable[[], None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    async def change(self, change: Callable[[bytes | None, Times], Written | None]) -> None:
+        try:
+            if self._read_at == -inf:
+                await self._run("", b"", 0, wake=False)
+            while True:
+                written = change(self._value, self._times_now())
+                if written is None:
+                    # Nothing to write, if what was read is still the newest.
+                    version = self._version
+                    await self._run("", b"", 0, wake=False)
+                    if self._version == version:
+                        return
+                    continue
+                lifetime = int(written.lifetime * 1000)
+                version = next(self._versions)
+                if await self._run(version, written.value, lifetime, wake=written.wake):
+                    return
+        except _UNREACHABLE as error:
+            self._read_at = -inf  # whether the last change was made is not known
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise StoreError(f"the budget's Redis is out of reach: {reason}") from error
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Listen for the other processes."""
+        self._wake = wake
+        if self._listening is None or self._listening.done():
+            self._listening = asyncio.get_running_loop().create_task(self._listen(wake))
+
+    async def aclose(self) -> None:
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+        await self._redis.aclose()
+
+    async def _run(self, version: str, value: bytes, lifetime: int, *, wake: bool) -> bool:
+        """Run the script; tell whether it wrote. If not, the newest value is known after it."""
+        sent = self._monotonic()
+        reply = await self._script(
+            keys=[self._key], args=[self._version, version, value, lifetime, int(wake)]
+        )
+        received = self._monotonic()
+        time = int(reply[1]) + int(reply[2]) / 1e6
+        self._times, self._read_at = Times(time - received, time - sent), received
+        if reply[0] == 1:
+            self._version, self._value = version, value
+            return True
+        newest, state = reply[3:]
+        if isinstance(newest, bytes) and isinstance(state, bytes):
+            self._version, self._value = newest.decode(), state or None
+        return False
+
+    def _times_now(self) -> Times:
+        drift = _DRIFT * (self._monotonic() - self._read_at)
+        return Times(self._times.low - drift, self._times.high + drift)
+
+    async def _listen(self, wake: Callable[[], None]) -> None:
+        """Pass on what others publish, until the connection breaks."""
+        try:
+            async with self._redis.pubsub() as channel:
+                await channel.subscribe(self._key)
+                messages = cast("AsyncIterator[dict[str, object]]", channel.listen())
+                async for _ in messages:
+                    wake()
+        except _UNREACHABLE:
+            return  # the next change meets the same trouble, and says so

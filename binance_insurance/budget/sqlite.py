@@ -1,0 +1,143 @@
+"""One budget for the processes of one host, in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._runtime import Runtime
+from ..errors import StoreError
+from ._shared import SharedBudget, Times
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from os import PathLike
+
+    from ._shared import Written
+
+_SCHEMA = 1
+_BUSY = 5.0  # seconds to wait for the other processes' transactions, each of which takes far less
+_POLLING = 0.02
+
+
+class SqliteBudget(SharedBudget):
+    """The weight budget that the processes of one host share through a file.
+
+    Args:
+        path: the file; it is made, with its directory, where it is missing. It has to lie on a
+            local disk (SQLite's write-ahead log does not work over a network).
+        limit: weight that the exchange grants the IP in one window.
+        interval: seconds of a window, a whole number.
+        reserve: weight in each window that is left to the other clients on the IP.
+        group: whose budget it is; a file can hold those of several exchanges or egress IPs.
+        runtime: clocks, for tests.
+
+    Raises:
+        ValueError: unless 0 <= reserve < limit and interval is a whole number >= 1.
+
+    Every decision is one short transaction in a thread of its own. A process can be killed at any
+    point: the file stays whole, and the weight that the process held is settled within a window.
+    Used weight, a freeze after a 429 and a ban with its end are known to all, and survive
+    restarts. A file that cannot be used is a `StoreError` of `acquire`. Close it with `aclose()`
+    or `async with`.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        limit: int = 2400,
+        *,
+        interval: float = 60.0,
+        reserve: int = 480,
+        group: str = "fapi.binance.com",
+        runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
+    ) -> None:
+        store = _File(Path(path), f"{group}:{int(interval)}", runtime)
+        super().__init__(
+            store, limit, interval=interval, reserve=reserve, share=None, runtime=runtime
+        )
+        weakref.finalize(self, store.shut).atexit = True
+
+
+class _File:
+    polling = _POLLING
+
+    def __init__(self, path: Path, name: str, runtime: Runtime) -> None:
+        self._path = path
+        self._name = name
+        self._runtime = runtime
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="binance-insurance-budget")
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    async def change(self, change: Callable[[bytes | None, Times], Written | None]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._thread, self._transact, change)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"the budget file {self._path} cannot be used: {error}") from error
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Nobody can wake: who waits looks for himself."""
+
+    async def aclose(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self.shut)
+
+    def shut(self) -> None:
+        self._thread.shutdown(wait=True)
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _transact(self, change: Callable[[bytes | None, Times], Written | None]) -> None:
+        with self._lock:
+            if self._connection is None:
+                self._connection = self._open()
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                row = connection.execute(
+                    "SELECT state FROM budget WHERE name = ?", (self._name,)
+                ).fetchone()
+                # The wall clock is the only one that survives a restart of the machine.
+                offset = self._runtime.wall() - self._runtime.monotonic()
+                written = change(None if row is None else row[0], Times(offset, offset))
+                if written is not None:
+                    connection.execute(
+                        "INSERT INTO budget (name, state) VALUES (?1, ?2) "
+                        "ON CONFLICT (name) DO UPDATE SET state = ?2",
+                        (self._name, written.value),
+                    )
+                connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            # A crash of the machine may cost the last decisions, and then the window is another.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            (schema,) = connection.execute("PRAGMA user_version").fetchone()
+            if schema not in {0, _SCHEMA}:
+                raise sqlite3.DatabaseError(f"it is of version {schema}, not {_SCHEMA}")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS budget (name TEXT PRIMARY KEY, state BLOB NOT NULL)"
+            )
+            connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
