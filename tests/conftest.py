@@ -16,6 +16,8 @@ from looptime import LoopTimeEventLoop
 from binance_insurance import AssetBalance, InsurancePool, Runtime
 from binance_insurance.sandbox import Scenario
 
+from .redis_server import RedisServer
+
 # The local clock's reading of the real time; where an exchange's clock comes in, its own differs.
 EPOCH = 1_790_000_000.0
 
@@ -50,6 +52,11 @@ class Singles(Scenario):
         return self._pools
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long fleets of processes are watched."""
+    parser.addoption("--fleet-windows", type=int, default=2, help="windows of 2 s, and kills")
+
+
 @pytest.fixture
 def runtime() -> Runtime:
     """Time from the test's loop, and a chance that always takes the longest wait."""
@@ -73,3 +80,12 @@ def mocked() -> Iterator[Callable[..., None]]:
             mock.get(url, response_class=_Response, **answer)  # pyright: ignore[reportUnknownMemberType]
 
         yield add
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A running server that all tests share; each takes keys of its own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()

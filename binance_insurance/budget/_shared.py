@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("binance_insurance.budget")
 _HEARTBEATS = 4  # so many in the time after which a silent process is taken for dead
 _COME_BACK = 1.0  # seconds between two looks for a store that was out of reach
+_OK = 200
 _LONGEST_WAIT = 30.0  # seconds that waiters go without a look at what others have learned
 
 
@@ -58,6 +59,10 @@ class SharedState(msgspec.Struct, omit_defaults=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SharedState).decode
+
+
+def _copy(ledger: Ledger) -> Ledger:
+    return _decode(_encode(SharedState(ledger))).ledger
 
 
 class Written(msgspec.Struct):
@@ -172,6 +177,12 @@ class SharedBudget(QueueingBudget):
 
     def settle(self, lease: Lease, report: Report | None) -> None:
         """Tell the budget what the answer reported; None if the request was sent without one."""
+        if lease.open and report is not None and report.status != _OK:
+            # Until the change is made, this is what is known here of a ban or a freeze.
+            self._bucket.ledger = _copy(self._bucket.ledger)
+            low, high = self._times.low, self._times.high
+            ended = replace(lease, sent_at=lease.sent_at + low)
+            self._bucket.settle(ended, self._now(), report, doubt=high - low)
         self._end(lease, _Settled(lease, self._monotonic(), report))
 
     def release(self, lease: Lease) -> None:
@@ -240,6 +251,7 @@ class SharedBudget(QueueingBudget):
             else:
                 self._take_over(outcome, settled, wanted)
                 return
+        self._bucket.ledger = self._alone_state.ledger
         outcome, _ = self._apply(
             self._bucket,
             self._alone_state,
@@ -291,7 +303,7 @@ class SharedBudget(QueueingBudget):
             self._bucket.capacity,
         )
         self._offline = True
-        alone.ledger = _decode(_encode(SharedState(self._bucket.ledger))).ledger
+        alone.ledger = _copy(self._bucket.ledger)
         alone.forget_grants()
         self._bucket, self._alone_state = alone, SharedState(alone.ledger)
 

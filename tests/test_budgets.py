@@ -1,0 +1,449 @@
+"""What every budget keeps, on real files and a real server: one contract, in real time.
+
+The exchange's clock stands at second 10 of a minute when a test begins, and no test waits for its
+turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from math import inf
+from pathlib import Path
+from random import Random
+from typing import Literal
+from uuid import uuid4
+
+import pytest
+
+from binance_insurance import (
+    BudgetTimeoutError,
+    InsuranceClient,
+    IPBannedError,
+    LocalBudget,
+    Runtime,
+    StoreError,
+)
+from binance_insurance.budget import (
+    Lease,
+    RedisBudget,
+    Report,
+    SqliteBudget,
+    WeightBudget,
+    create_budget,
+)
+from binance_insurance.sandbox import Sandbox
+
+from .redis_server import RedisServer
+
+Kind = Literal["memory", "sqlite", "redis"]
+
+
+@dataclass
+class Place:
+    """Where the budgets of a test are kept: 100 per minute, of which 10 are left to others."""
+
+    kind: Kind
+    path: Path
+    url: str
+    group: str
+    started: float
+    runtime: Runtime = field(default_factory=Runtime)
+    share: float | None = None
+    _local: WeightBudget | None = None
+
+    def open(self) -> WeightBudget:
+        """One more process's budget; in memory there is but one."""
+        if self.kind == "sqlite":
+            return SqliteBudget(self.path, 100, reserve=10, group=self.group, runtime=self.runtime)
+        if self.kind == "redis":
+            return RedisBudget(
+                self.url,
+                100,
+                reserve=10,
+                group=self.group,
+                share=self.share,
+                runtime=self.runtime,
+            )
+        self._local = self._local or LocalBudget(100, reserve=10, runtime=self.runtime)
+        return self._local
+
+    def report(self, used: int | None, status: int = 200, **more: float) -> Report:
+        """What the exchange would say now."""
+        date = 1_790_000_040 // 60 * 60 + 10 + self.runtime.monotonic() - self.started
+        return Report(status, used, float(int(date)), **more)
+
+
+Body = Callable[[WeightBudget, WeightBudget, Place], Awaitable[None]]
+
+
+def place_for(kind: Kind, path: Path, server: RedisServer) -> Place:
+    return Place(kind, path / "deep" / "budget.sqlite", server.url, uuid4().hex, time.monotonic())
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> Place:
+    kind: Kind = request.param
+    return place_for(kind, tmp_path, redis_server)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> Place:
+    kind: Kind = request.param
+    return place_for(kind, tmp_path, redis_server)
+
+
+def run(place: Place, body: Body) -> None:
+    """Run a test with the budgets of two processes, in real time."""
+
+    async def main() -> None:
+        one, other = place.open(), place.open()
+        try:
+            async with asyncio.timeout(20):
+                await body(one, other, place)
+        finally:
+            await one.aclose()
+            await other.aclose()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, "a closed budget leaves no task"
+
+    asyncio.run(main())
+
+
+async def open_window(budget: WeightBudget, place: Place, used: int = 1) -> None:
+    """Let the first request of a window go and come back."""
+    budget.settle(await budget.acquire(), place.report(used))
+
+
+def test_one_goes_ahead_and_the_rest_follow_wherever_they_wait(place: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        ahead = await one.acquire()
+        waiting = [asyncio.create_task(budget.acquire()) for budget in (one, other, other)]
+        await asyncio.sleep(0.1)
+        assert not any(task.done() for task in waiting)
+        one.settle(ahead, place.report(40))
+        for lease in await asyncio.gather(*waiting):
+            assert lease.weight == 1
+        with pytest.raises(BudgetTimeoutError):
+            await other.acquire(51, timeout=1)  # 40 and 3 of 90 are gone
+
+    run(place, body)
+
+
+def test_what_one_is_told_holds_for_all(place: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place)
+        other.settle(await other.acquire(), place.report(80))
+        one.release(await one.acquire(9))
+        with pytest.raises(BudgetTimeoutError) as caught:
+            await one.acquire(11, timeout=30)
+        assert 45 < caught.value.wait < 52
+        state = one.state()
+        assert (state.used_weight, state.limit, state.reserve) == (80, 100, 10)
+        assert state.resets_at is not None
+
+    run(place, body)
+
+
+def test_a_refusal_freezes_all(place: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place)
+        one.settle(await one.acquire(), place.report(101, 429, retry_after=60.0))
+        for budget in (one, other):
+            with pytest.raises(BudgetTimeoutError) as caught:
+                await budget.acquire(timeout=30)
+            assert 45 < caught.value.wait < 61
+            assert budget.state().frozen_until is not None
+
+    run(place, body)
+
+
+def test_a_ban_is_known_to_all_with_its_end_and_to_those_who_come_later(place: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place)
+        lease = await one.acquire()
+        waiting = asyncio.create_task(other.acquire(90))
+        await asyncio.sleep(0.1)
+        one.settle(lease, place.report(None, 418, retry_after=200.0))
+        ends = set[object]()
+        for budget in (other, one, place.open()):
+            with pytest.raises(IPBannedError) as caught:
+                await (waiting if budget is other else budget.acquire(timeout=300))
+            ends.add(caught.value.banned_until)
+            with pytest.raises(IPBannedError):
+                budget.check(1)
+            await budget.aclose() if budget not in {one, other} else None
+        assert len(ends) == 1
+        assert one.state().banned_until in ends
+
+    run(place, body)
+
+
+def test_a_lease_comes_back_once(place: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place)
+        lease = await one.acquire(30)
+        one.release(lease)
+        one.release(lease)
+        one.settle(lease, None)
+        one.release(await one.acquire())
+        one.release(await one.acquire())
+        assert (one.state().available, one.state().in_flight) == (88, 1) or (
+            one.state().available,
+            one.state().in_flight,
+        ) == (89, 0)
+
+    run(place, body)
+
+
+def test_a_lost_answer_keeps_its_weight(place: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place)
+        one.settle(await one.acquire(40), None)
+        other.settle(await other.acquire(), place.report(2))
+        with pytest.raises(BudgetTimeoutError):
+            await other.acquire(60, timeout=0.05)
+
+    run(place, body)
+
+
+def test_what_never_fits_is_refused(place: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        assert (one.capacity, one.interval) == (90, 60)
+        with pytest.raises(BudgetTimeoutError) as caught:
+            await one.acquire(91)
+        assert caught.value.wait == inf
+
+    run(place, body)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_callers_and_random_cancellations_leave_nothing_behind(
+    place: Place, seed: int
+) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        chance = Random(seed)
+        used = 1
+        await open_window(one, place)
+
+        async def spend(budget: WeightBudget) -> None:
+            nonlocal used
+            lease = await budget.acquire()
+            try:
+                await asyncio.sleep(chance.uniform(0, 0.01))
+            except asyncio.CancelledError:
+                budget.release(lease)
+                raise
+            used += 1
+            budget.settle(lease, place.report(used))
+
+        callers = [asyncio.create_task(spend(chance.choice((one, other)))) for _ in range(70)]
+        for caller in callers:
+            if chance.random() < 0.3:
+                await asyncio.sleep(chance.uniform(0, 0.002))
+                caller.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+        for budget in (one, other, one):  # the last look sees what the others wrote
+            budget.settle(await budget.acquire(timeout=5), place.report(used))
+        await one.aclose() if place.kind != "memory" else None
+        last = await other.acquire(timeout=5)
+        state = other.state()
+        assert (state.in_flight, state.waiting) == (1, 0)
+        other.release(last)
+
+    run(place, body)
+
+
+def test_processes_with_different_reserves_share_a_counter(shared: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place, used=60)
+        careful = (
+            SqliteBudget(place.path, 100, reserve=50, group=place.group)
+            if place.kind == "sqlite"
+            else RedisBudget(place.url, 100, reserve=50, group=place.group)
+        )
+        async with careful:
+            with pytest.raises(BudgetTimeoutError):
+                await careful.acquire(timeout=1)
+        other.release(await other.acquire(29, timeout=1))
+
+    run(shared, body)
+
+
+def test_groups_are_kept_apart(shared: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        one.settle(await one.acquire(), place.report(None, 418, retry_after=200.0))
+        elsewhere = replace(place, group="203.0.113.7").open()
+        elsewhere.release(await elsewhere.acquire(timeout=1))
+        await elsewhere.aclose()
+
+    run(shared, body)
+
+
+def test_a_closed_budget_says_so_and_keeps_what_it_learned(shared: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place)
+        one.settle(await one.acquire(), place.report(85))
+        await one.aclose()
+        with pytest.raises(StoreError, match="closed"):
+            await one.acquire()
+        with pytest.raises(BudgetTimeoutError):
+            await other.acquire(6, timeout=1)
+
+    run(shared, body)
+
+
+def test_the_weight_of_a_dead_process_comes_back_within_a_window(tmp_path: Path) -> None:
+    ahead = 0.0
+    runtime = Runtime(monotonic=lambda: time.monotonic() + ahead, wall=lambda: time.time() + ahead)
+
+    async def main() -> None:
+        nonlocal ahead
+        place = Place("sqlite", tmp_path / "b", "", "x", time.monotonic(), runtime)
+        dead, alive = place.open(), place.open()
+        await open_window(dead, place)
+        held = await dead.acquire(80)
+        with pytest.raises(BudgetTimeoutError):
+            await alive.acquire(20, timeout=0.05)
+        ahead = 21.0  # nothing is heard of it for as long as a request may be under way
+        await open_window(alive, place, used=2)
+        await open_window(alive, place, used=3)
+        alive.release(await alive.acquire(80, timeout=1))
+        assert held.open
+        await alive.aclose()
+        await dead.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("trouble", ["directory", "garbage", "newer"])
+def test_a_file_that_cannot_be_used_is_a_typed_error(tmp_path: Path, trouble: str) -> None:
+    path = tmp_path / "budget"
+    if trouble == "directory":
+        path.mkdir()
+    elif trouble == "garbage":
+        path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
+    else:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 99")
+
+    async def main() -> None:
+        async with SqliteBudget(path) as budget, Sandbox() as exchange:
+            for _ in range(2):
+                with pytest.raises(StoreError, match="cannot be used") as caught:
+                    await budget.acquire()
+                assert str(path) in str(caught.value)
+            async with InsuranceClient(exchange.url, budget=budget) as client:
+                with pytest.raises(StoreError) as caught:
+                    await client.fetch_pool("BTCUSDT")
+            assert caught.value.symbol == "BTCUSDT"
+            assert exchange.requests == ()
+
+    asyncio.run(main())
+
+
+def test_a_locked_file_does_not_block_the_event_loop(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with SqliteBudget(tmp_path / "budget") as budget:
+            budget.release(await budget.acquire())
+            await asyncio.sleep(0.05)
+            with closing(sqlite3.connect(tmp_path / "budget", isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                waiting = asyncio.create_task(budget.acquire())
+                longest = 0.0
+                end = time.monotonic() + 0.3
+                while (before := time.monotonic()) < end:
+                    await asyncio.sleep(0.001)
+                    longest = max(longest, time.monotonic() - before)
+                assert not waiting.done()
+                assert longest < 0.2
+                other.execute("COMMIT")
+            budget.release(await waiting)
+
+    asyncio.run(main())
+
+
+def test_without_redis_a_typed_error_if_so_chosen(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RedisBudget("redis://127.0.0.1:9", share=None) as budget:
+            with pytest.raises(StoreError, match="Redis is out of reach"):
+                await budget.acquire()
+
+    asyncio.run(main())
+
+
+def test_without_redis_a_share_and_back_by_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = RedisServer(tmp_path)
+    place = Place("redis", tmp_path, server.url, "x", time.monotonic(), share=0.25)
+    looking = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        looking.clear()
+        await looking.wait()
+
+    place.runtime = Runtime(sleep=sleep)
+
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        server.start()
+        await open_window(one, place)
+        held: list[Lease] = [await one.acquire(5)]
+        server.stop()
+        held.append(await one.acquire(10))
+        assert one.capacity == 22
+        assert one.state().available == 22 - 1 - 15
+        one.settle(held.pop(), place.report(12))
+        with pytest.raises(BudgetTimeoutError):
+            await one.acquire(6, timeout=0.05)  # 12 are told, 5 in flight, 22 are the share
+        held.append(await one.acquire(5))
+        server.start()
+        looking.set()
+        while one.state().available < 25:  # noqa: ASYNC110 - it comes back by itself
+            await asyncio.sleep(0.001)
+        other.settle(await other.acquire(), place.report(18))
+        other.release(await other.acquire(60, timeout=1))
+        with pytest.raises(BudgetTimeoutError):
+            await other.acquire(63, timeout=0.05)  # what the first holds is known again
+        for lease in held:
+            one.release(lease)
+
+    with caplog.at_level(logging.WARNING, "binance_insurance"):
+        run(place, body)
+    server.stop()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "goes on by itself, with 22 of the 90" in said[0]
+    assert "is back" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("memory://", LocalBudget),
+        ("sqlite:///budget.sqlite", SqliteBudget),
+        ("sqlite:////var/lib/budget.sqlite", SqliteBudget),
+        ("redis://127.0.0.1:6379/0", RedisBudget),
+    ],
+)
+def test_a_url_names_a_budget(url: str, kind: type[WeightBudget]) -> None:
+    async def main() -> None:
+        budget = create_budget(url, 1200, interval=60, reserve=200, group="203.0.113.7")
+        assert type(budget) is kind
+        assert (budget.capacity, budget.interval) == (1000, 60)
+        await budget.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "url", ["", "budget.sqlite", "sqlite://host/path", "sqlite:///", "ftp://x"]
+)
+def test_a_url_that_names_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="budget"):
+        create_budget(url)
