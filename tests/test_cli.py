@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -19,7 +21,7 @@ from binance_insurance.cli import main
 from binance_insurance.cli._app import app
 from binance_insurance.sandbox import Fault, Sandbox
 
-USAGE, LIMITED, NETWORK, BAD_ANSWER = 2, 3, 4, 5
+USAGE, LIMITED, NETWORK, BAD_ANSWER, NO_BUDGET = 2, 3, 4, 5, 6
 
 
 def run(*arguments: str, **env: str) -> Result:
@@ -28,6 +30,12 @@ def run(*arguments: str, **env: str) -> Result:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+@pytest.fixture(autouse=True)
+def budget_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tests away from the budget of whoever runs them."""
+    monkeypatch.setenv("BINANCE_INSURANCE_BUDGET", "memory://")
 
 
 @pytest.fixture
@@ -201,3 +209,32 @@ def test_a_port_in_use_is_an_error() -> None:
         result = run("sandbox", "--port", str(taken.getsockname()[1]))
     assert result.exit_code == NETWORK
     assert "cannot listen on 127.0.0.1" in result.stderr
+
+
+def test_commands_share_a_budget_and_know_of_a_ban(exchange: Sandbox, tmp_path: Path) -> None:
+    options = ("--base-url", exchange.url, "--budget", f"sqlite:///{tmp_path / 'budget.sqlite'}")
+    assert run("pools", "BTCUSDT", *options).exit_code == 0
+    end = int((exchange.now + 300) * 1000)
+    exchange.inject(Fault.of_status(418, b'{"code":-1003,"msg":"banned until %d."}' % end))
+    banned = [run("pools", "BTCUSDT", *options), run("limits", *options)]
+    assert [result.exit_code for result in banned] == [LIMITED, LIMITED]
+    ends = {re.search(r"bans this IP until (\S+ \S+)", result.stderr) for result in banned}
+    assert len({end[1] for end in ends if end}) == 1
+    assert len(exchange.requests) == 2, "the second command sent nothing"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the directory cannot be moved")
+def test_by_default_the_budget_is_a_file_of_the_user(exchange: Sandbox, tmp_path: Path) -> None:
+    env = {"XDG_STATE_HOME": str(tmp_path), "BINANCE_INSURANCE_BUDGET": ""}
+    assert run("limits", "--base-url", exchange.url, **env).exit_code == 0
+    assert (tmp_path / "binance-insurance" / "budget.sqlite").exists()
+
+
+def test_a_budget_that_cannot_be_used_is_one_line(exchange: Sandbox, tmp_path: Path) -> None:
+    result = run("limits", "--base-url", exchange.url, "--budget", f"sqlite:///{tmp_path}")
+    assert result.exit_code == NO_BUDGET
+    assert len(result.stderr.splitlines()) == 1
+    assert str(tmp_path) in result.stderr
+    result = run("limits", "--base-url", exchange.url, "--budget", "ftp://nowhere")
+    assert result.exit_code == USAGE
+    assert "memory://, sqlite:///path or redis://host" in result.stderr

@@ -93,7 +93,7 @@ def full(seen: list[Window]) -> list[Window]:
 def test_four_processes_use_the_limit_and_never_pass_it(
     budget: str, pytestconfig: pytest.Config
 ) -> None:
-    count: int = pytestconfig.getoption("--fleet-windows")
+    count = int(pytestconfig.getoption("--fleet-windows") or 0)
 
     async def main() -> None:
         async with fleet(budget) as ships:
@@ -110,7 +110,7 @@ def test_four_processes_use_the_limit_and_never_pass_it(
 def test_a_killed_process_costs_the_others_nothing_for_longer_than_a_window(
     budget: str, pytestconfig: pytest.Config
 ) -> None:
-    kills: int = pytestconfig.getoption("--fleet-windows")
+    kills = int(pytestconfig.getoption("--fleet-windows") or 0)
 
     async def main() -> None:
         async with fleet(budget) as ships:

@@ -40,7 +40,7 @@ class QueueingBudget:
     """A queue in front of a token bucket. Who inherits from it serves the queue."""
 
     def __init__(self, limit: int, *, interval: float, reserve: int, runtime: Runtime) -> None:
-        self._bucket = TokenBucket(limit, interval=interval, reserve=reserve)
+        self._bucket: TokenBucket = TokenBucket(limit, interval=interval, reserve=reserve)
         self._runtime = runtime
         self._monotonic = runtime.monotonic
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()

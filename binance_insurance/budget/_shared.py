@@ -142,7 +142,7 @@ class SharedBudget(QueueingBudget):
             raise ValueError(f"share must be above 0 and at most 1, or None, not {share}")
         self._store = store
         self._me = uuid4().hex
-        self._shared = self._bucket
+        self._shared: TokenBucket = self._bucket
         self._worker = TokenBucket(limit, interval=interval, reserve=reserve)  # in its own thread
         own = max(1, int(self.capacity * share)) if share else 0
         self._alone = TokenBucket(limit, interval=interval, reserve=limit - own) if own else None
@@ -206,8 +206,9 @@ class SharedBudget(QueueingBudget):
     def _end(self, lease: Lease, settled: _Settled) -> None:
         if lease.open:
             lease.open = False
-            self._settled.append(settled)
-            self._serve()
+            if not self._closed:  # else it is as if this process were dead
+                self._settled.append(settled)
+                self._serve()
 
     def _now(self) -> float:
         return self._monotonic() + self._times.low

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from uuid import uuid4
 
 import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -94,12 +95,12 @@ class _Server:
     def __init__(self, url: str, key: str, timeout: float, runtime: Runtime) -> None:
         self._key = key
         self._monotonic = runtime.monotonic
-        self._redis = aioredis.Redis.from_url(
+        self._redis: aioredis.Redis = aioredis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
             url,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             # What a lost answer did is found out by the next change; asking twice helps nobody.
-            retry=aioredis.retry.Retry(NoBackoff(), 0),
+            retry=Retry(NoBackoff(), 0),
         )
         self._script = cast("_Script", self._redis.register_script(_CHANGE))
         self._versions = (f"{uuid4().hex}:{number}" for number in itertools.count(1))
@@ -168,9 +169,9 @@ class _Server:
     async def _listen(self, wake: Callable[[], None]) -> None:
         """Pass on what others publish, until the connection breaks."""
         try:
-            async with self._redis.pubsub() as channel:
+            async with self._redis.pubsub() as channel:  # pyright: ignore[reportUnknownMemberType]
                 await channel.subscribe(self._key)
-                messages = cast("AsyncIterator[dict[str, object]]", channel.listen())
+                messages = cast("AsyncIterator[object]", channel.listen())  # pyright: ignore[reportUnknownMemberType]
                 async for _ in messages:
                     wake()
         except _UNREACHABLE:

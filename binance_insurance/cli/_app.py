@@ -7,11 +7,14 @@ import sys
 from contextlib import AsyncExitStack
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Never
+from urllib.parse import urlsplit
 
 import typer
+from platformdirs import user_state_path
 from rich.console import Console
 
 from .. import __version__
+from ..budget import create_budget
 from ..client import InsuranceClient
 from ..errors import (
     BadRequestError,
@@ -19,6 +22,7 @@ from ..errors import (
     BulkFetchError,
     InsuranceError,
     RateLimitError,
+    StoreError,
     TransportError,
 )
 from ..sandbox import Sandbox
@@ -29,11 +33,12 @@ if TYPE_CHECKING:
 
     from ..models import InsurancePool
 
-USAGE, LIMITED, NETWORK, BAD_ANSWER = 2, 3, 4, 5
+USAGE, LIMITED, NETWORK, BAD_ANSWER, NO_BUDGET = 2, 3, 4, 5, 6
 _INTERRUPTED = 130
 
 app = typer.Typer(
-    epilog="Exit codes: 0 done, 2 usage, 3 banned or limited, 4 network, 5 bad answer.",
+    epilog="Exit codes: 0 done, 2 usage, 3 banned or limited, 4 network, 5 bad answer, "
+    "6 no budget.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -80,6 +85,18 @@ BaseUrl = Annotated[
         "--base-url", envvar="BINANCE_INSURANCE_BASE_URL", help="Exchange to ask.", metavar="URL"
     ),
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        envvar="BINANCE_INSURANCE_BUDGET",
+        help="Where processes on this IP share one weight budget: memory://, sqlite:///path or "
+        "redis://host. Default: a file of this user's, so that shells and cron jobs on this host "
+        "share one; memory:// with --sandbox.",
+        metavar="URL",
+        show_default=False,
+    ),
+]
 UseSandbox = Annotated[
     bool, typer.Option("--sandbox", help="Ask a local exchange that runs just for this command.")
 ]
@@ -96,6 +113,7 @@ def pools(
     *,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = Format.TABLE,
     base_url: BaseUrl = DEFAULT_URL,
+    budget: Budget = None,
     sandbox: UseSandbox = False,
     scenario: Annotated[
         Scenario | None,
@@ -125,7 +143,7 @@ def pools(
     if scenario is not None and not sandbox:
         raise typer.BadParameter("is for a local exchange; add --sandbox", param_hint="--scenario")
     local = (scenario or Scenario.DOCUMENTED) if sandbox else None
-    _run(_with_client(show, _base_url(context, base_url), local))
+    _run(_with_client(show, _base_url(context, base_url), budget, local))
 
 
 @app.command()
@@ -134,6 +152,7 @@ def limits(
     *,
     format: Annotated[Format, typer.Option("--format", "-f", help="table or json.")] = Format.TABLE,
     base_url: BaseUrl = DEFAULT_URL,
+    budget: Budget = None,
     sandbox: UseSandbox = False,
     timeout: Timeout = 30.0,
 ) -> None:
@@ -143,14 +162,14 @@ def limits(
 
     async def show(client: InsuranceClient) -> None:
         weight = await client.fetch_request_weight(timeout=timeout)
-        budget = client.budget.state()
+        state = client.budget.state()
         if format is Format.TABLE:
-            _console().print(_output.weight_table(weight, budget))
+            _console().print(_output.weight_table(weight, state))
         else:
-            print(_output.weight_json(weight, budget))
+            print(_output.weight_json(weight, state))
 
     local = Scenario.DOCUMENTED if sandbox else None
-    _run(_with_client(show, _base_url(context, base_url), local))
+    _run(_with_client(show, _base_url(context, base_url), budget, local))
 
 
 @app.command()
@@ -183,17 +202,29 @@ def sandbox(
 
 
 async def _with_client(
-    show: Callable[[InsuranceClient], Awaitable[None]], base_url: str, scenario: Scenario | None
+    show: Callable[[InsuranceClient], Awaitable[None]],
+    base_url: str,
+    budget_url: str | None,
+    scenario: Scenario | None,
 ) -> None:
     """Run a command's question against the exchange, or a local one made for it."""
     async with AsyncExitStack() as stack:
         if scenario is not None:
             base_url = (await stack.enter_async_context(Sandbox(scenario.value))).url
+            budget_url = budget_url or "memory://"
         try:
-            client = await stack.enter_async_context(InsuranceClient(base_url))
+            address = budget_url or _own_budget()
+            budget = create_budget(address, group=urlsplit(base_url).netloc or base_url)
+            stack.push_async_callback(budget.aclose)
+            client = await stack.enter_async_context(InsuranceClient(base_url, budget=budget))
             await show(client)
-        except ValueError as error:
+        except (ValueError, ModuleNotFoundError) as error:
             _fail(str(error), USAGE)
+
+
+def _own_budget() -> str:
+    """Name the budget that all commands of this user on this host share."""
+    return f"sqlite:///{user_state_path('binance-insurance') / 'budget.sqlite'}"
 
 
 def _base_url(context: typer.Context, base_url: str) -> str:
@@ -233,6 +264,8 @@ def _exit_code(error: InsuranceError) -> int:
         return USAGE
     if isinstance(error, (RateLimitError, BudgetTimeoutError)):
         return LIMITED
+    if isinstance(error, StoreError):
+        return NO_BUDGET
     return NETWORK if isinstance(error, TransportError) else BAD_ANSWER
 
 
