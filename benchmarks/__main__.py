@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
@@ -21,10 +22,12 @@ from binance_sdk_derivatives_trading_usds_futures.rest_api.models import (
 )
 
 from binance_insurance._decoding import decode_pools
-from binance_insurance._headers import Report
+from binance_insurance.budget import Report, create_budget
 
 from .crowd import CALLERS, POOLS, SIZE
-from .measure import Row, alternate, compare, write_table
+from .fleet import watch
+from .measure import Result, Row, alternate, compare, write_table
+from .redis_server import RedisServer
 from .server import SNAPSHOT_WEIGHT, symbols_of
 from .sides import AT_ONCE, SIDES, unlimited
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Sequence
 
     from binance_insurance import LocalBudget
+    from binance_insurance.budget import WeightBudget
 
 _MICRO = 1e6
 _MILLI = 1e3
@@ -236,6 +240,66 @@ async def acquiring(rounds: int) -> Row:
     )
 
 
+async def sharing(rounds: int, redis: str, directory: Path) -> Row:
+    """Measure weight that processes share, while no other process wants any."""
+    repeats = 200
+
+    async def prepared(budget: WeightBudget) -> tuple[WeightBudget, Report]:
+        report = Report(200, used_weight=1, date=float(int(time.time())))
+        budget.settle(await budget.acquire(), report)
+        return budget, report
+
+    def measure(url: str, *, settled: bool) -> Callable[[], Awaitable[float]]:
+        async def once() -> float:
+            budget, report = await prepared(create_budget(url, 10**9))
+            taken = 0.0
+            for _ in range(repeats):
+                start = time.perf_counter()
+                lease = await budget.acquire()
+                taken += time.perf_counter() - start
+                if settled:
+                    budget.settle(lease, report)
+            await budget.aclose()
+            return taken / repeats * _MICRO
+
+        return once
+
+    times = await alternate(
+        {
+            "LocalBudget": measure("memory://", settled=True),
+            "SqliteBudget": measure(f"sqlite:///{directory / 'budget.sqlite'}", settled=True),
+            "RedisBudget": measure(redis, settled=True),
+        },
+        rounds=rounds,
+    )
+    return Row(
+        "An acquire that need not wait, after the last was settled",
+        "µs",
+        "the network: Redis is on this machine. SQLite's is a transaction in another thread.",
+        compare(times, {}),
+    )
+
+
+async def fleets(full: int, redis: str, directory: Path) -> Row:
+    """Watch four processes that ask as much as they can."""
+    budgets = {
+        "SqliteBudget": f"sqlite:///{directory / 'fleet.sqlite'}",
+        "RedisBudget": redis,
+        "LocalBudget, only the header": "memory://",
+    }
+    results: list[Result] = []
+    for side, url in budgets.items():
+        seen = await watch(url, 2400, interval=2, callers=16, full=full)
+        notes = f"{seen.refused} requests refused with 429 or 418"
+        results.append(Result(side, seen.weight / 2400 * 100, notes=notes))
+    return Row(
+        f"4 processes, 16 callers each, 2,400 per 2 s, {full} windows",
+        "% of the limit that was granted, in the worst window",
+        "a real exchange, whose window is 60 s and whose answers take longer.",
+        results,
+    )
+
+
 async def crowding(rounds: int) -> Row:
     """Measure 10,000 coroutines at once."""
     outcomes: list[tuple[float, int, int, int]] = []
@@ -303,6 +367,15 @@ async def run(*, quick: bool) -> list[Row]:
     ):
         rows.append(await make(2 if quick else rounds))
         print(".", end="", flush=True, file=sys.stderr)
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        server = RedisServer(directory)
+        server.start()
+        try:
+            rows.append(await sharing(2 if quick else 30, server.url, directory))
+            rows.append(await fleets(1 if quick else 10, server.url, directory))
+        finally:
+            server.stop()
     print(file=sys.stderr)
     return rows
 

@@ -9,18 +9,27 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from binance_insurance import InsuranceClient, InsuranceError, IPBannedError
+from binance_insurance import (
+    AssetBalance,
+    InsuranceClient,
+    InsuranceError,
+    InsurancePool,
+    IPBannedError,
+)
 from binance_insurance.budget import create_budget
+from binance_insurance.sandbox import Sandbox, Scenario
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from binance_insurance.sandbox import Sandbox
+
+_OK = 200
 
 
 class Window(msgspec.Struct):
@@ -38,7 +47,7 @@ def windows(exchange: Sandbox) -> list[Window]:
     for seen in exchange.requests:
         number = int(seen.at // interval)
         weight[number] += seen.weight
-        refused[number] += seen.verdict != 200
+        refused[number] += seen.verdict != _OK
     return [
         Window(weight[number], refused[number]) for number in range(min(weight), max(weight) + 1)
     ]
@@ -68,6 +77,50 @@ async def process(
         if running.returncode is None and running.stdin is not None:
             running.stdin.close()
         await running.wait()
+
+
+class Lonely(Scenario):
+    """Each symbol of a fleet has a pool of its own, so that nobody shares an answer."""
+
+    def __init__(self, names: Sequence[str], callers: int) -> None:
+        held = (AssetBalance("USDT", Decimal("793930579.315848"), 1745366402000),)
+        self._pools = tuple(
+            InsurancePool((f"{name}{number}USDT",), held)
+            for name in names
+            for number in range(callers)
+        )
+
+    def pools(self, at: float) -> tuple[InsurancePool, ...]:
+        """Return the pools, which never change."""
+        return self._pools
+
+
+async def watch(budget: str, limit: int, *, interval: int, callers: int, full: int) -> Window:
+    """Let four processes ask as much as they can, for so many full windows.
+
+    Returns:
+        The least weight that was granted in a full window, and all that was refused.
+    """
+    names = ("A", "B", "C", "D")
+    async with (
+        Sandbox(Lonely(names, callers), limit=limit, interval=interval) as exchange,
+        AsyncExitStack() as stack,
+    ):
+        for name in names:
+            started = await stack.enter_async_context(
+                process(exchange.url, budget, limit, interval=interval, callers=callers, name=name)
+            )
+            if started.stdout is not None:
+                await started.stdout.readline()
+        first = exchange.now // interval + 1
+        await asyncio.sleep((first + full) * interval + 0.1 - exchange.now)
+        seen = exchange.requests
+    granted = dict.fromkeys(range(full), 0)
+    for request in seen:
+        number = int(request.at // interval - first)
+        if number in granted and request.verdict == _OK:
+            granted[number] += request.weight
+    return Window(min(granted.values()), sum(request.verdict != _OK for request in seen))
 
 
 async def ask(client: InsuranceClient, symbol: str) -> None:

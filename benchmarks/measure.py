@@ -26,8 +26,8 @@ class Result(msgspec.Struct):
 
     side: str
     time: float
-    ratio: float
-    spread: tuple[float, float]
+    ratio: float | None = None
+    spread: tuple[float, float] = (0.0, 0.0)
     notes: str = ""
 
 
@@ -79,7 +79,9 @@ def write_table(rows: Sequence[Row]) -> str:
         lines += ["", f"{row.title} ({row.unit})"]
         for result in row.results:
             low, high = result.spread
-            ratio = f"{result.ratio:7.2f}  ({low:.2f} to {high:.2f})"
+            ratio = (
+                "" if result.ratio is None else f"{result.ratio:7.2f}  ({low:.2f} to {high:.2f})"
+            )
             line = f"  {result.side:<30} {result.time:>9,.4g}  {ratio:<26} {result.notes}"
             lines.append(line.rstrip())
         lines.append(f"  Leaves out: {row.leaves_out}")

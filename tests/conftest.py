@@ -13,10 +13,9 @@ import pytest
 from aioresponses import aioresponses
 from looptime import LoopTimeEventLoop
 
+from benchmarks.redis_server import RedisServer
 from binance_insurance import AssetBalance, InsurancePool, Runtime
 from binance_insurance.sandbox import Scenario
-
-from .redis_server import RedisServer
 
 # The local clock's reading of the real time; where an exchange's clock comes in, its own differs.
 EPOCH = 1_790_000_000.0

@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import pytest
 
+from benchmarks.redis_server import RedisServer
 from binance_insurance import (
     BudgetTimeoutError,
     InsuranceClient,
@@ -38,8 +39,6 @@ from binance_insurance.budget import (
     create_budget,
 )
 from binance_insurance.sandbox import Sandbox
-
-from .redis_server import RedisServer
 
 Kind = Literal["memory", "sqlite", "redis"]
 E = TypeVar("E", bound=Exception)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fleet import Window, process, windows
+from benchmarks.redis_server import RedisServer
 from binance_insurance.sandbox import Fault, Sandbox
 
 from .conftest import Singles
-from .redis_server import RedisServer
 
 pytestmark = pytest.mark.fleet
 LIMIT, INTERVAL, CALLERS = 400, 2, 16
