@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
+from . import budget as _budget
 from ._retry import RetryPolicy
 from ._runtime import Runtime
-from .budget import BudgetState, LocalBudget
+from .budget import BudgetState, LocalBudget, WeightBudget
 from .client import ClientStats, InsuranceClient
 from .errors import (
     BadRequestError,
@@ -27,6 +29,9 @@ from .errors import (
 )
 from .models import AssetBalance, InsurancePool, InsuranceSnapshot, RequestWeight
 
+if TYPE_CHECKING:
+    from .budget import RedisBudget, SqliteBudget, create_budget
+
 __all__ = [
     "AssetBalance",
     "BadRequestError",
@@ -45,17 +50,28 @@ __all__ = [
     "InvalidSymbolError",
     "LocalBudget",
     "RateLimitError",
+    "RedisBudget",
     "RequestTimeoutError",
     "RequestWeight",
     "RetryPolicy",
     "Runtime",
     "ServerError",
+    "SqliteBudget",
     "StatusError",
     "StoreError",
     "TransportError",
+    "WeightBudget",
+    "create_budget",
 ]
 
 __version__ = "0.1.0"
 
 # Silent unless the application sets logging up.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    # What not every user needs is imported when it is first asked for.
+    if name in __all__:
+        return getattr(_budget, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

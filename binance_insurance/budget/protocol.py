@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from .._headers import Report
     from .bucket import Lease
     from .state import BudgetState
@@ -67,4 +69,17 @@ class WeightBudget(Protocol):
 
     async def aclose(self) -> None:
         """Let go of connections and files. A client does not close the budget that it was given."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Return itself, to be closed at the end of `async with`."""
+        ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
         ...
