@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from random import Random
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 from uuid import uuid4
 
 import pytest
+import redis
 
 from benchmarks.redis_server import RedisServer
 from binance_insurance import (
@@ -372,6 +373,36 @@ def test_a_locked_file_does_not_block_the_event_loop(tmp_path: Path) -> None:
             budget.release(await waiting)
 
     asyncio.run(main())
+
+
+def scripts_run(url: str) -> int:
+    """Round trips that decided something."""
+    with closing(redis.Redis.from_url(url)) as client:  # pyright: ignore[reportUnknownMemberType]
+        told = cast("dict[str, dict[str, int]]", client.info("commandstats"))  # pyright: ignore[reportUnknownMemberType]
+    return told["cmdstat_evalsha"]["calls"]
+
+
+def test_an_acquire_takes_one_round_trip_and_waiting_takes_none(redis_server: RedisServer) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place)
+        one.release(await one.acquire())
+        before = scripts_run(place.url)
+        for used in range(2, 42):
+            one.settle(await one.acquire(), place.report(used))
+        assert scripts_run(place.url) - before <= 42
+        other.settle(await other.acquire(), place.report(90))
+        await refusal(one, BudgetTimeoutError)
+        waiting = [asyncio.create_task(each.acquire()) for each in (one, other) for _ in range(9)]
+        await asyncio.sleep(0.1)
+        before = scripts_run(place.url)
+        await asyncio.sleep(0.5)
+        assert scripts_run(place.url) == before
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+
+    place = Place("redis", Path(), redis_server.url, uuid4().hex, time.monotonic())
+    run(place, body)
 
 
 def test_without_redis_a_typed_error_if_so_chosen(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("binance_insurance.budget")
 _HEARTBEATS = 4  # so many in the time after which a silent process is taken for dead
 _COME_BACK = 1.0  # seconds between two looks for a store that was out of reach
+_TOGETHER = 0.005  # seconds that an answer may wait to be written down with the next decision
 _OK = 200
 _LONGEST_WAIT = 30.0  # seconds that waiters go without a look at what others have learned
 
@@ -206,8 +207,15 @@ class SharedBudget(QueueingBudget):
     def _end(self, lease: Lease, settled: _Settled) -> None:
         if lease.open:
             lease.open = False
-            if not self._closed:  # else it is as if this process were dead
-                self._settled.append(settled)
+            if self._closed:
+                return  # it is as if this process were dead
+            self._settled.append(settled)
+            ordinary = settled.report is not None and settled.report.status == _OK
+            if ordinary and not self._waiters and not self._bucket.ledger.ahead:
+                # Nobody is waiting for this to be known, so it may go with the next decision.
+                if len(self._settled) == 1 and self._changing is None:
+                    self._set_timer(_TOGETHER)
+            else:
                 self._serve()
 
     def _now(self) -> float:
@@ -225,7 +233,7 @@ class SharedBudget(QueueingBudget):
             while True:
                 self._again = False
                 await self._change_once()
-                if not self._again and not self._settled:
+                if not self._again:
                     break
         except Exception as error:  # a defect of ours: nobody may wait for ever
             defect = error
@@ -416,6 +424,8 @@ class SharedBudget(QueueingBudget):
                 self._store.watch(self._woken)
         if self._held or first is not None:
             seconds = min(seconds, self._bucket.transit / _HEARTBEATS)
+        if self._settled:
+            seconds = min(seconds, _TOGETHER)
         if self._closed:
             return
         self._set_timer(max(seconds, 0.001))
