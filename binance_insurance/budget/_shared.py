@@ -44,11 +44,11 @@ _LONGEST_WAIT = 30.0  # seconds that waiters go without a look at what others ha
 
 
 class Owner(msgspec.Struct, omit_defaults=True):
-    """One process: the weight that it holds, when it last said so, and whether it waits."""
+    """One process: the weight that it holds, when it said so, and what its first caller wants."""
 
     weight: int
     seen: float
-    waiting: bool = False
+    wanted: int = 0
 
 
 class SharedState(msgspec.Struct, omit_defaults=True):
@@ -142,7 +142,7 @@ class SharedBudget(QueueingBudget):
         if share is not None and not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, or None, not {share}")
         self._store = store
-        self._me = uuid4().hex
+        self._me = ""  # made with the first change, for a process that is forked until then
         self._shared: TokenBucket = self._bucket
         self._worker = TokenBucket(limit, interval=interval, reserve=reserve)  # in its own thread
         own = max(1, int(self.capacity * share)) if share else 0
@@ -278,6 +278,7 @@ class SharedBudget(QueueingBudget):
         Raises:
             StoreError: the store is out of reach.
         """
+        self._me = self._me or uuid4().hex
         held, news = self._held, self._bucket.ledger if self._offline else None
         seed = _encode(SharedState(self._bucket.ledger)) if self._known else _encode(SharedState())
         outcome: _Outcome | None = None
@@ -344,7 +345,7 @@ class SharedBudget(QueueingBudget):
         ledger, owners, low = state.ledger, state.owners, times.low
         now = local + low
         me = owners.pop(self._me, None)
-        was = None if me is None else (me.weight, me.waiting)
+        was = None if me is None else (me.weight, me.wanted)
         bucket.correct(held - (0 if me is None else me.weight))
         for end in settled:
             ended = replace(end.lease, sent_at=end.lease.sent_at + low)
@@ -368,14 +369,15 @@ class SharedBudget(QueueingBudget):
             lease.sent_at = local
             leases.append(lease)
             held += weight
-        waiting = banned is None and len(leases) < len(weights)
-        wake = any(owner.waiting for owner in owners.values()) and (
-            banned is not None or bucket.may_grant(now)
+        wanted = weights[len(leases)] if banned is None and len(leases) < len(weights) else 0
+        wake = any(
+            owner.wanted and (banned is not None or bucket.may_grant(owner.wanted, now))
+            for owner in owners.values()
         )
-        is_news = bool(settled or leases) or was != ((held, waiting) if held or waiting else None)
+        is_news = bool(settled or leases) or was != ((held, wanted) if held or wanted else None)
         due = me is not None and now - me.seen >= bucket.transit / _HEARTBEATS
-        if held or waiting:
-            owners[self._me] = Owner(held, now, waiting)
+        if held or wanted:
+            owners[self._me] = Owner(held, now, wanted)
         outcome = _Outcome(ledger, times, leases, banned)
         if not is_news and not due:
             return outcome, None

@@ -300,11 +300,12 @@ class TokenBucket:
             mine.spent = max(mine.spent, mine.reported)
         self._distrust()
 
-    def may_grant(self, now: float) -> bool:
-        """Tell whether somebody who waits for little should try now."""
+    def may_grant(self, weight: int, now: float) -> bool:
+        """Tell whether somebody who waits for `weight` should try now."""
         ledger = self.ledger
         trusted = now < ledger.trusted_until or not ledger.ahead
-        return trusted and self.available > 0 and now >= max(ledger.frozen_until, ledger.ban_ends)
+        free = now >= max(ledger.frozen_until, ledger.ban_ends)
+        return trusted and free and self.available >= weight
 
     def lose(self, weight: int, sent_before: float) -> None:
         """Count granted weight as lost: what of it was sent was sent before a time."""

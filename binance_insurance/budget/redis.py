@@ -108,7 +108,6 @@ class _Server:
         self._value: bytes | None = None
         self._times = Times(0.0, 0.0)
         self._read_at = -inf
-        self._wake: Callable[[], None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
     async def change(self, change: Callable[[bytes | None, Times], Written | None]) -> None:
@@ -135,7 +134,6 @@ class _Server:
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Listen for the other processes."""
-        self._wake = wake
         if self._listening is None or self._listening.done():
             self._listening = asyncio.get_running_loop().create_task(self._listen(wake))
 

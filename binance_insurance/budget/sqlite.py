@@ -107,8 +107,10 @@ class _File:
                     "SELECT state FROM budget WHERE name = ?", (self._name,)
                 ).fetchone()
                 # The wall clock is the only one that survives a restart of the machine.
-                offset = self._runtime.wall() - self._runtime.monotonic()
-                written = change(None if row is None else row[0], Times(offset, offset))
+                before = self._runtime.monotonic()
+                wall = self._runtime.wall()
+                times = Times(wall - self._runtime.monotonic(), wall - before)
+                written = change(None if row is None else row[0], times)
                 if written is not None:
                     connection.execute(
                         "INSERT INTO budget (name, state) VALUES (?1, ?2) "
