@@ -12,15 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fleet import Window, process, windows
+from benchmarks.fleet import Lonely, Window, process, windows
 from benchmarks.redis_server import RedisServer
 from binance_insurance.sandbox import Fault, Sandbox
-
-from .conftest import Singles
 
 pytestmark = pytest.mark.fleet
 LIMIT, INTERVAL, CALLERS = 400, 2, 16
 Process = asyncio.subprocess.Process
+
+
+def _name(number: int) -> str:
+    return f"P{number}N"
+
+
+PLACES = Lonely([_name(number) for number in range(50)], CALLERS)
 
 
 class Fleet:
@@ -41,7 +46,7 @@ class Fleet:
                 LIMIT,
                 interval=INTERVAL,
                 callers=CALLERS,
-                name=f"S{number}",
+                name=_name(number),
             )
         )
         assert started.stdout is not None
@@ -70,7 +75,7 @@ async def fleet(budget: str) -> AsyncGenerator[Fleet]:
     """Four processes at work."""
     async with (
         AsyncExitStack() as stack,
-        Sandbox(Singles(1000), limit=LIMIT, interval=INTERVAL) as exchange,
+        Sandbox(PLACES, limit=LIMIT, interval=INTERVAL) as exchange,
     ):
         ships = Fleet(exchange, budget, stack)
         await asyncio.gather(*(ships.start(number) for number in (1, 2, 3, 4)))
