@@ -10,7 +10,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -97,6 +97,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisSer
 def shared(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> Place:
     kind: Kind = request.param
     return place_for(kind, tmp_path, redis_server)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that a test starts and stops."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.stop()
 
 
 def run(place: Place, body: Body) -> None:
@@ -268,6 +276,39 @@ def test_many_callers_and_random_cancellations_leave_nothing_behind(
     run(place, body)
 
 
+def test_a_hopeless_head_lets_the_next_go_at_once(place: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place)
+        held = await one.acquire(20)
+        heavy = asyncio.create_task(one.acquire(80, timeout=30))
+        light = asyncio.create_task(one.acquire(5))
+        await asyncio.sleep(0.1)
+        assert not heavy.done()
+        assert not light.done()
+        started = time.monotonic()
+        one.settle(held, place.report(60))
+        with pytest.raises(BudgetTimeoutError):
+            await heavy
+        one.release(await light)
+        assert time.monotonic() - started < 0.15
+
+    run(place, body)
+
+
+def test_a_cancelled_call_and_a_close_leave_nothing(shared: Place) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place)
+        call = asyncio.create_task(one.acquire(50))
+        await asyncio.sleep(0)
+        call.cancel()
+        await one.aclose()
+        lease = await other.acquire()
+        assert (other.state().available, other.state().in_flight) == (88, 1)
+        other.release(lease)
+
+    run(shared, body)
+
+
 def test_processes_with_different_reserves_share_a_counter(shared: Place) -> None:
     async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
         await open_window(one, place, used=60)
@@ -345,10 +386,12 @@ def test_a_file_that_cannot_be_used_is_a_typed_error(tmp_path: Path, trouble: st
                 with pytest.raises(StoreError, match="cannot be used") as caught:
                     await budget.acquire()
                 assert str(path) in str(caught.value)
+            symbols = ["BTCUSDT", "ADAUSDT", "OMUSDT"]
             async with InsuranceClient(exchange.url, budget=budget) as client:
-                with pytest.raises(StoreError) as caught:
-                    await client.fetch_pool("BTCUSDT")
-            assert caught.value.symbol == "BTCUSDT"
+                errors = await asyncio.gather(
+                    *map(client.fetch_pool, symbols), return_exceptions=True
+                )
+            assert [getattr(error, "symbol", None) for error in errors] == symbols
             assert exchange.requests == ()
 
     asyncio.run(main())
@@ -415,17 +458,10 @@ def test_without_redis_a_typed_error_if_so_chosen(tmp_path: Path) -> None:
 
 
 def test_without_redis_a_share_and_back_by_itself(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, own_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = RedisServer(tmp_path)
+    server = own_server
     place = Place("redis", tmp_path, server.url, "x", time.monotonic(), share=0.25)
-    looking = asyncio.Event()
-
-    async def sleep(seconds: float) -> None:
-        looking.clear()
-        await looking.wait()
-
-    place.runtime = Runtime(sleep=sleep)
 
     async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
         server.start()
@@ -440,7 +476,6 @@ def test_without_redis_a_share_and_back_by_itself(
             await one.acquire(6, timeout=0.05)  # 12 are told, 5 in flight, 22 are the share
         held.append(await one.acquire(5))
         server.start()
-        looking.set()
         while one.state().available < 25:  # noqa: ASYNC110 - it comes back by itself
             await asyncio.sleep(0.001)
         other.settle(await other.acquire(), place.report(18))
@@ -452,11 +487,103 @@ def test_without_redis_a_share_and_back_by_itself(
 
     with caplog.at_level(logging.WARNING, "binance_insurance"):
         run(place, body)
-    server.stop()
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
     assert "goes on by itself, with 22 of the 90" in said[0]
     assert "is back" in said[1]
+
+
+@pytest.mark.parametrize("started", ["before", "while"])
+def test_a_ban_met_without_redis_is_known_to_all_when_it_is_back(
+    tmp_path: Path, own_server: RedisServer, started: str
+) -> None:
+    server = own_server
+    place = Place("redis", tmp_path, server.url, "x", time.monotonic(), share=0.25)
+
+    async def main() -> None:
+        async with place.open() as one:
+            if started == "before":
+                server.start()
+                await open_window(one, place)
+                server.stop()
+            one.settle(await one.acquire(), place.report(None, 418, retry_after=200.0))
+            end = (await refusal(one, IPBannedError)).banned_until
+            server.start()
+            async with asyncio.timeout(10), place.open() as other:
+                error = await refusal(other, IPBannedError)
+            assert error.banned_until == end
+            assert (await refusal(one, IPBannedError)).banned_until == end
+
+    asyncio.run(main())
+
+
+def test_redis_may_lose_its_data(tmp_path: Path, redis_server: RedisServer) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place)
+        held = await one.acquire(80)
+        await refusal(other, BudgetTimeoutError, weight=20, timeout=0.01)
+        with closing(redis.Redis.from_url(place.url)) as client:  # pyright: ignore[reportUnknownMemberType]
+            client.flushall()  # pyright: ignore[reportUnknownMemberType]
+        with pytest.raises(BudgetTimeoutError):
+            await other.acquire(20, timeout=0.05)
+        one.settle(held, place.report(81))
+        await refusal(other, BudgetTimeoutError, weight=20)
+
+    run(place_for("redis", tmp_path, redis_server), body)
+
+
+def test_a_value_that_is_no_ledger_is_a_typed_error(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        await open_window(one, place)
+        one.release(await one.acquire())
+        with closing(redis.Redis.from_url(place.url)) as client:  # pyright: ignore[reportUnknownMemberType]
+            for key in cast("list[bytes]", client.keys(f"*{place.group}*")):  # pyright: ignore[reportUnknownMemberType]
+                client.hset(key, mapping={"version": "another", "state": "no ledger"})  # pyright: ignore[reportUnknownMemberType]
+        with pytest.raises(StoreError, match="not a ledger"):
+            await other.acquire()
+
+    run(place_for("redis", tmp_path, redis_server), body)
+
+
+def test_who_is_far_from_redis_has_turns_too(tmp_path: Path, redis_server: RedisServer) -> None:
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await asyncio.sleep(0.01)
+            writer.write(data)
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(*redis_server.address)
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    async def main() -> None:
+        proxy = await asyncio.start_server(connect, "127.0.0.1", 0)
+        port = proxy.sockets[0].getsockname()[1]
+        group, limit = uuid4().hex, 10**6
+        near = [RedisBudget(redis_server.url, limit, group=group) for _ in range(3)]
+        far = RedisBudget(f"redis://127.0.0.1:{port}/0", limit, group=group)
+        place = Place("redis", tmp_path, "", group, time.monotonic())
+        granted = 0
+
+        async def spend(budget: RedisBudget) -> None:
+            nonlocal granted
+            while True:
+                budget.settle(await budget.acquire(), place.report(5))
+                granted += budget is far
+
+        tasks = [asyncio.create_task(spend(budget)) for budget in (*near, far)]
+        await asyncio.sleep(2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for budget in (*near, far):
+            await budget.aclose()
+        proxy.close()
+        assert granted >= 5
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -149,13 +149,15 @@ class SharedBudget(QueueingBudget):
         self._alone = TokenBucket(limit, interval=interval, reserve=limit - own) if own else None
         self._alone_state = SharedState()
         self._offline = False
-        self._coming_back: asyncio.Task[None] | None = None
+        self._look_at = -inf  # when to look for the store again
+        self._failing = False
         self._times = Times(0.0, 0.0)
         self._known = False
         self._held = 0  # weight of this process's leases, those of a change under way included
         self._settled: list[_Settled] = []
         self._changing: asyncio.Task[None] | None = None
         self._again = False
+        self._closing = False
         self._closed = False
 
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
@@ -171,7 +173,7 @@ class SharedBudget(QueueingBudget):
                 when they have passed. Also if `weight` is more than a window ever holds.
             StoreError: the store is out of reach, and no share was configured for that case.
         """
-        if self._closed:
+        if self._closing:
             raise StoreError("this budget is closed")
         self.check(weight, timeout=timeout)
         return await self._wait(weight, timeout)
@@ -192,16 +194,17 @@ class SharedBudget(QueueingBudget):
 
     async def aclose(self) -> None:
         """Write down what has ended, fail who waits, and let go of the store."""
-        self._closed = True
+        self._closing = True
         self._fail_all(lambda: StoreError("this budget was closed"))
+        while self._changing is not None or self._settled:
+            if self._changing is None:
+                self._serve()
+            if self._changing is not None:
+                await asyncio.wait([self._changing])
+            if self._offline or self._failing:
+                break  # it counts as lost, like the answers of a process that died
+        self._closed = True
         self._set_timer(inf)
-        if self._coming_back is not None:
-            self._coming_back.cancel()
-            await asyncio.wait([self._coming_back])
-        if self._settled:
-            self._serve()
-        if self._changing is not None:
-            await asyncio.wait([self._changing])
         await self._store.aclose()
 
     def _end(self, lease: Lease, settled: _Settled) -> None:
@@ -234,41 +237,45 @@ class SharedBudget(QueueingBudget):
                 self._again = False
                 await self._change_once()
                 if not self._again:
-                    break
+                    return
         except Exception as error:  # a defect of ours: nobody may wait for ever
             defect = error
             self._fail_all(lambda: defect)
             raise
         finally:
             self._changing = None
-        self._rest()
+            self._rest()
 
     async def _change_once(self) -> None:
         settled, self._settled = self._settled, []
         wanted = [waiter for waiter in self._waiters if not waiter.granted.done()]
         weights = [waiter.weight for waiter in wanted]
-        if not self._offline:
+        if not self._offline or self._monotonic() >= self._look_at:
             try:
                 outcome = await self._change_store(settled, weights)
             except StoreError as error:
                 if self._alone is None:
-                    failure = error
                     self._settled = settled + self._settled
-                    self._fail_all(lambda: failure)
+                    self._failing = True
+                    self._fail_all(error.copy)
                     return
-                self._go_offline(self._alone, error)
+                self._look_at = self._monotonic() + _COME_BACK
+                if not self._offline:
+                    self._go_offline(self._alone, error)
+            except BaseException:
+                self._settled = settled + self._settled
+                raise
             else:
+                self._failing = False
+                if self._offline:
+                    self._offline, self._bucket = False, self._shared
+                    _log.warning("the shared budget is back")
                 self._take_over(outcome, settled, wanted)
                 return
         self._bucket.ledger = self._alone_state.ledger
+        now = self._monotonic()
         outcome, _ = self._apply(
-            self._bucket,
-            self._alone_state,
-            self._monotonic(),
-            self._times,
-            self._held,
-            settled,
-            weights,
+            self._bucket, self._alone_state, now, self._times, self._held, settled, weights
         )
         self._take_over(outcome, settled, wanted)
 
@@ -276,27 +283,34 @@ class SharedBudget(QueueingBudget):
         """Change the value in the store.
 
         Raises:
-            StoreError: the store is out of reach.
+            StoreError: the store is out of reach, or holds something else.
         """
         self._me = self._me or uuid4().hex
-        held, news = self._held, self._bucket.ledger if self._offline else None
-        seed = _encode(SharedState(self._bucket.ledger)) if self._known else _encode(SharedState())
+        held, times_before, offline = self._held, self._times, self._offline
+        known = _encode(SharedState(self._bucket.ledger)) if self._known else None
         outcome: _Outcome | None = None
 
         def change(value: bytes | None, times: Times) -> Written | None:
             nonlocal outcome
-            bucket = self._worker
-            if value is None:
-                state = _decode(seed)
-                bucket.ledger = state.ledger
-                bucket.forget_grants()
-            else:
-                state = _decode(value)
-                bucket.ledger = state.ledger
-            if news is not None:
-                bucket.merge(news)
+            bucket, local = self._worker, self._monotonic()
+            try:
+                state = SharedState() if value is None else _decode(value)
+            except msgspec.MsgspecError as error:
+                raise StoreError(
+                    f"what the shared budget holds is not a ledger: {error}"
+                ) from error
+            bucket.ledger = state.ledger
+            news = False
+            if known is not None:
+                own = _decode(known).ledger
+                own.shift(times.low - times_before.low)
+                if value is None:  # it was lost, or is not written yet
+                    bucket.ledger = state.ledger = own
+                    bucket.disown(held, local + times.low)
+                else:
+                    news = bucket.merge(own, sums=offline)
             outcome, written = self._apply(
-                bucket, state, self._monotonic(), times, held, settled, weights
+                bucket, state, local, times, held, settled, weights, news=news
             )
             return written
 
@@ -314,22 +328,8 @@ class SharedBudget(QueueingBudget):
         )
         self._offline = True
         alone.ledger = _copy(self._bucket.ledger)
-        alone.forget_grants()
+        alone.disown(self._held, self._now())
         self._bucket, self._alone_state = alone, SharedState(alone.ledger)
-
-    async def _come_back(self) -> None:
-        """Look for the store until it is there again."""
-        while self._offline and not self._closed:
-            await self._runtime.sleep(_COME_BACK)
-            try:
-                outcome = await self._change_store([], [])
-            except StoreError:
-                continue
-            self._offline = False
-            self._bucket = self._shared
-            self._take_over(outcome, [], [])
-            _log.warning("the shared budget is back")
-            self._serve()
 
     def _apply(
         self,
@@ -340,6 +340,8 @@ class SharedBudget(QueueingBudget):
         held: int,
         settled: list[_Settled],
         weights: list[int],
+        *,
+        news: bool = False,
     ) -> tuple[_Outcome, Written | None]:
         """Apply what happened here to the newest state, which is the bucket's ledger."""
         ledger, owners, low = state.ledger, state.owners, times.low
@@ -374,7 +376,9 @@ class SharedBudget(QueueingBudget):
             owner.wanted and (banned is not None or bucket.may_grant(owner.wanted, now))
             for owner in owners.values()
         )
-        is_news = bool(settled or leases) or was != ((held, wanted) if held or wanted else None)
+        is_news = (
+            news or bool(settled or leases) or was != ((held, wanted) if held or wanted else None)
+        )
         due = me is not None and now - me.seen >= bucket.transit / _HEARTBEATS
         if held or wanted:
             owners[self._me] = Owner(held, now, wanted)
@@ -402,7 +406,10 @@ class SharedBudget(QueueingBudget):
             end_of_ban = outcome.banned_until
             self._fail_all(lambda: ban_error(end_of_ban))
         elif self._waiters:
+            first = next(iter(self._waiters))
             self._fail_hopeless()
+            if self._waiters and first not in self._waiters:
+                self._again = True  # the next may be lighter
 
     def _joined(self) -> None:
         # Who joins while a change is under way was not asked for in it.
@@ -427,9 +434,8 @@ class SharedBudget(QueueingBudget):
         if self._held or first is not None:
             seconds = min(seconds, self._bucket.transit / _HEARTBEATS)
         if self._settled:
-            seconds = min(seconds, _TOGETHER)
-        if self._closed:
-            return
-        self._set_timer(max(seconds, 0.001))
-        if self._offline and (self._coming_back is None or self._coming_back.done()):
-            self._coming_back = asyncio.get_running_loop().create_task(self._come_back())
+            seconds = min(seconds, _COME_BACK if self._failing else _TOGETHER)
+        if self._offline:
+            seconds = min(seconds, self._look_at - self._monotonic())
+        if not self._closed:
+            self._set_timer(max(seconds, 0.001))

@@ -55,6 +55,7 @@ _TRUST_SHARE = 12  # an answer is trusted for a twelfth of a window: 5 s of a mi
 _PAUSE_SHARE = 60
 _LONGEST_TRANSIT = 10.0
 _LOOK_AGAIN = 0.1
+_SAME_TIME = 0.5  # two clocks tell one time this far apart at the most
 _SILENT_ANSWERS = 3  # so many answers without a used weight in a row: this exchange tells none
 _FIRST_BAN = 120.0  # the shortest ban that the exchange documents
 _TOO_MANY_REQUESTS = 429
@@ -134,6 +135,20 @@ class Ledger(Struct, omit_defaults=True):
     ban_ends: float = -inf
     ban_end_utc: float = 0.0
     bans: int = 0
+
+    def shift(self, by: float) -> None:
+        """Express all times by a clock that shows so many seconds more."""
+        clock = self.clock
+        clock.low, clock.high, clock.seen_at = clock.low - by, clock.high - by, clock.seen_at + by
+        self.doubts = [(settled_from + by, weight) for settled_from, weight in self.doubts]
+        self.turn_at += by
+        self.trusted_until += by
+        self.ahead_at += by
+        self.suspect_at += by
+        self.counter_turned_at += by
+        self.look_again_at += by
+        self.frozen_until += by
+        self.ban_ends += by
 
 
 class TokenBucket:
@@ -275,30 +290,38 @@ class TokenBucket:
         ledger.unsettled += weight
         ledger.spent = max(ledger.reported, ledger.spent + weight)
 
-    def forget_grants(self) -> None:
-        """Keep what answers told, but not the weight that was granted and is still unsettled."""
+    def disown(self, own: int, now: float) -> None:
+        """Begin anew: `own` weight will be told again, and that of others counts as lost."""
         ledger = self.ledger
-        ledger.unsettled, ledger.doubts, ledger.ahead = 0, [], 0
-        ledger.spent = ledger.reported
+        ledger.unsettled -= own
+        others = ledger.unsettled - sum(weight for _, weight in ledger.doubts)
+        if others > 0:
+            self.lose(others, now)
+        ledger.spent = ledger.reported + ledger.unsettled
+        self._distrust()
 
-    def merge(self, other: Ledger) -> None:
-        """Learn what another bucket of the same clock knows, but for the weight that it granted."""
-        mine = self.ledger
-        if other.ban_ends > mine.ban_ends:
-            mine.ban_ends, mine.ban_end_utc, mine.bans = (
-                other.ban_ends,
-                other.ban_end_utc,
-                other.bans,
-            )
-        mine.frozen_until = max(mine.frozen_until, other.frozen_until)
-        if other.start >= mine.start:
-            if other.start > mine.start:
-                mine.clock, mine.start, mine.turn_at = other.clock, other.start, other.turn_at
-                mine.epoch += 1
-                mine.reported = mine.spent = 0
+    def merge(self, other: Ledger, *, sums: bool) -> bool:
+        """Learn what another ledger knows of refusals and, with `sums`, of windows.
+
+        The weight that was granted there is not taken over. Returns whether anything was new.
+        """
+        mine, news = self.ledger, sums
+        if other.ban_ends > mine.ban_ends + _SAME_TIME:
+            mine.ban_ends, mine.ban_end_utc = other.ban_ends, other.ban_end_utc
+            mine.bans, news = other.bans, True
+        if other.frozen_until > mine.frozen_until + _SAME_TIME:
+            mine.frozen_until, news = other.frozen_until, True
+        if not sums:
+            return news
+        if other.start > mine.start:
+            mine.clock, mine.start, mine.turn_at = other.clock, other.start, other.turn_at
+            mine.epoch += 1
+            mine.reported = mine.spent = 0
+        if other.start == mine.start:
             mine.reported = max(mine.reported, other.reported)
             mine.spent = max(mine.spent, mine.reported)
         self._distrust()
+        return news
 
     def may_grant(self, weight: int, now: float) -> bool:
         """Tell whether somebody who waits for `weight` should try now."""
@@ -482,7 +505,8 @@ class TokenBucket:
         """418: silent until the later of the ends that header and text name, or a careful guess."""
         clock = self.ledger.clock
         exchange_now = clock.latest(now) if clock.known else report.wall
-        end = exchange_now + (report.retry_after or 0.0)
+        # Whole seconds, so that all who read one answer tell the same end.
+        end = float(ceil(exchange_now + report.retry_after)) if report.retry_after else -inf
         if report.banned_until is not None:
             end = max(end, report.banned_until)
         if end <= exchange_now:

@@ -24,19 +24,33 @@ if TYPE_CHECKING:
 
 _PREFIX = "binance-insurance:budget"
 _DRIFT = 5e-4  # seconds per second by which two clocks may part until they are compared again
+_WRITTEN, _NOT_OUR_TURN = 1, 2
 _UNREACHABLE = (RedisError, OSError, TimeoutError)
 
+_PATIENCE = 0.05  # after so many seconds of lost races, the next is reserved for the loser
+_LONGEST_TURN = 0.25
+
 # Replaces the value if nobody else has since it was read; else tells the newest. Either way it
-# tells the time, which is that of all the processes.
+# tells the time, which is that of all the processes. Who is far away would lose every race against
+# those who are near: after some, it is given a turn, in which the others may not write.
 _CHANGE = """
+local old, new, state, lifetime, wake, me, turn = unpack(ARGV)
 local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local version = redis.call('HGET', KEYS[1], 'version') or ''
-if ARGV[2] ~= '' and version == ARGV[1] then
-  redis.call('HSET', KEYS[1], 'version', ARGV[2], 'state', ARGV[3])
-  redis.call('PEXPIRE', KEYS[1], ARGV[4])
-  if ARGV[5] == '1' then redis.call('PUBLISH', KEYS[1], '') end
+local holder = redis.call('HGET', KEYS[1], 'holder')
+if holder and holder ~= me then
+  local left = tonumber(redis.call('HGET', KEYS[1], 'until')) - now
+  if left > 0 and new ~= '' then return {2, time[1], time[2], left} end
+end
+if new ~= '' and version == old then
+  redis.call('HSET', KEYS[1], 'version', new, 'state', state)
+  redis.call('HDEL', KEYS[1], 'holder', 'until')
+  redis.call('PEXPIRE', KEYS[1], lifetime)
+  if wake == '1' then redis.call('PUBLISH', KEYS[1], '') end
   return {1, time[1], time[2]}
 end
+if turn ~= '0' then redis.call('HSET', KEYS[1], 'holder', me, 'until', now + turn) end
 return {0, time[1], time[2], version, redis.call('HGET', KEYS[1], 'state') or ''}
 """
 
@@ -83,7 +97,7 @@ class RedisBudget(SharedBudget):
         timeout: float = 1.0,
         runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
     ) -> None:
-        store = _Server(url, f"{_PREFIX}:{{{group}}}:{int(interval)}", timeout, runtime)
+        store = _Server(url, f"{_PREFIX}:{{{group}}}:{interval:g}", timeout, runtime)
         super().__init__(
             store, limit, interval=interval, reserve=reserve, share=share, runtime=runtime
         )
@@ -103,7 +117,10 @@ class _Server:
             retry=Retry(NoBackoff(), 0),
         )
         self._script = cast("_Script", self._redis.register_script(_CHANGE))
-        self._versions = (f"{uuid4().hex}:{number}" for number in itertools.count(1))
+        self._me = uuid4().hex
+        self._versions = (f"{self._me}:{number}" for number in itertools.count(1))
+        self._sleep = runtime.sleep
+        self._round_trip = 0.0
         self._version = ""
         self._value: bytes | None = None
         self._times = Times(0.0, 0.0)
@@ -112,21 +129,21 @@ class _Server:
 
     async def change(self, change: Callable[[bytes | None, Times], Written | None]) -> None:
         try:
-            if self._read_at == -inf:
-                await self._run("", b"", 0, wake=False)
+            began, newest = self._monotonic(), self._read_at == -inf
+            if newest:
+                await self._run()
             while True:
                 written = change(self._value, self._times_now())
-                if written is None:
-                    # Nothing to write, if what was read is still the newest.
-                    version = self._version
-                    await self._run("", b"", 0, wake=False)
-                    if self._version == version:
+                if written is not None:
+                    newest = True
+                    patient = self._monotonic() - began <= _PATIENCE
+                    if await self._run(written, reserve=not patient):
                         return
-                    continue
-                lifetime = int(written.lifetime * 1000)
-                version = next(self._versions)
-                if await self._run(version, written.value, lifetime, wake=written.wake):
+                elif newest:
                     return
+                else:  # what is known here may be old
+                    await self._run()
+                    newest = True
         except _UNREACHABLE as error:
             self._read_at = -inf  # whether the last change was made is not known
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -143,18 +160,28 @@ class _Server:
             await asyncio.wait([self._listening])
         await self._redis.aclose()
 
-    async def _run(self, version: str, value: bytes, lifetime: int, *, wake: bool) -> bool:
+    async def _run(self, written: Written | None = None, *, reserve: bool = False) -> bool:
         """Run the script; tell whether it wrote. If not, the newest value is known after it."""
+        version, value, lifetime, wake = "", b"", 0, 0
+        if written is not None:
+            version, value = next(self._versions), written.value
+            lifetime, wake = int(written.lifetime * 1000), int(written.wake)
+        turn = min(_LONGEST_TURN, 2.0 * self._round_trip + 0.005) if reserve else 0.0
         sent = self._monotonic()
         reply = await self._script(
-            keys=[self._key], args=[self._version, version, value, lifetime, int(wake)]
+            keys=[self._key],
+            args=[self._version, version, value, lifetime, wake, self._me, int(turn * 1000)],
         )
         received = self._monotonic()
+        self._round_trip = received - sent
         time = int(reply[1]) + int(reply[2]) / 1e6
         self._times, self._read_at = Times(time - received, time - sent), received
-        if reply[0] == 1:
+        if reply[0] == _WRITTEN:
             self._version, self._value = version, value
             return True
+        if reply[0] == _NOT_OUR_TURN:
+            await self._sleep(int(reply[3]) / 1000)
+            return False
         newest, state = reply[3:]
         if isinstance(newest, bytes) and isinstance(state, bytes):
             self._version, self._value = newest.decode(), state or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
 import weakref
@@ -58,7 +59,7 @@ class SqliteBudget(SharedBudget):
         group: str = "fapi.binance.com",
         runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
     ) -> None:
-        store = _File(Path(path), f"{group}:{int(interval)}", runtime)
+        store = _File(Path(path), f"{group}:{interval:g}", runtime)
         super().__init__(
             store, limit, interval=interval, reserve=reserve, share=None, runtime=runtime
         )
@@ -75,9 +76,14 @@ class _File:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="binance-insurance-budget")
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._file: int | None = None
+        self._process: int | None = None
 
     async def change(self, change: Callable[[bytes | None, Times], Written | None]) -> None:
         loop = asyncio.get_running_loop()
+        self._process = self._process or os.getpid()
+        if self._process != os.getpid():
+            raise StoreError("a budget that was in use cannot be forked; make one in each process")
         try:
             await loop.run_in_executor(self._thread, self._transact, change)
         except (sqlite3.Error, OSError) as error:
@@ -98,9 +104,7 @@ class _File:
 
     def _transact(self, change: Callable[[bytes | None, Times], Written | None]) -> None:
         with self._lock:
-            if self._connection is None:
-                self._connection = self._open()
-            connection = self._connection
+            connection = self._opened()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 row = connection.execute(
@@ -123,6 +127,16 @@ class _File:
                     connection.execute("ROLLBACK")
                 raise
 
+    def _opened(self) -> sqlite3.Connection:
+        """Return the connection, made anew where somebody has moved the file away under it."""
+        if self._connection is not None and _inode(self._path) != self._file:
+            self._connection.close()
+            self._connection = None
+        if self._connection is None:
+            self._connection = self._open()
+            self._file = _inode(self._path)
+        return self._connection
+
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(
@@ -143,3 +157,10 @@ class _File:
             connection.close()
             raise
         return connection
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
