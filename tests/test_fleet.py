@@ -102,7 +102,7 @@ def test_four_processes_use_the_limit_and_never_pass_it(
 
     async def main() -> None:
         async with fleet(budget) as ships:
-            await ships.windows_turned(count + 1.25)
+            await ships.windows_turned(count + 2.25)  # the first may go by before they begin
             assert await ships.said() == []
         seen = full(windows(ships.exchange))
         assert len(seen) >= count
