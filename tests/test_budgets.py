@@ -83,25 +83,29 @@ class Place:
 Body = Callable[[WeightBudget, WeightBudget, Place], Awaitable[None]]
 
 
-def place_for(kind: Kind, path: Path, server: RedisServer) -> Place:
-    return Place(kind, path / "deep" / "budget.sqlite", server.url, uuid4().hex, time.monotonic())
+def place_for(kind: Kind, path: Path, url: str) -> Place:
+    return Place(kind, path / "deep" / "budget.sqlite", url, uuid4().hex, time.monotonic())
+
+
+def place_of(request: pytest.FixtureRequest, path: Path) -> Place:
+    kind: Kind = request.param
+    server = request.getfixturevalue("redis_server") if kind == "redis" else None
+    return place_for(kind, path, server.url if isinstance(server, RedisServer) else "")
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> Place:
-    kind: Kind = request.param
-    return place_for(kind, tmp_path, redis_server)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return place_of(request, tmp_path)
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def shared(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> Place:
-    kind: Kind = request.param
-    return place_for(kind, tmp_path, redis_server)
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return place_of(request, tmp_path)
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that a test starts and stops."""
+def own_server(tmp_path: Path, redis_server: RedisServer) -> Iterator[RedisServer]:
+    """A server that a test starts and stops; where there can be none, the other one's skip."""
     server = RedisServer(tmp_path)
     yield server
     server.stop()
@@ -529,7 +533,7 @@ def test_redis_may_lose_its_data(tmp_path: Path, redis_server: RedisServer) -> N
         one.settle(held, place.report(81))
         await refusal(other, BudgetTimeoutError, weight=20)
 
-    run(place_for("redis", tmp_path, redis_server), body)
+    run(place_for("redis", tmp_path, redis_server.url), body)
 
 
 def test_a_value_that_is_no_ledger_is_a_typed_error(
@@ -544,7 +548,7 @@ def test_a_value_that_is_no_ledger_is_a_typed_error(
         with pytest.raises(StoreError, match="not a ledger"):
             await other.acquire()
 
-    run(place_for("redis", tmp_path, redis_server), body)
+    run(place_for("redis", tmp_path, redis_server.url), body)
 
 
 def test_who_is_far_from_redis_has_turns_too(tmp_path: Path, redis_server: RedisServer) -> None:

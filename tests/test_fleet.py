@@ -84,10 +84,12 @@ async def fleet(budget: str) -> AsyncGenerator[Fleet]:
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def budget(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> str:
+def budget(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'budget.sqlite'}"
-    return redis_server.url
+    server = request.getfixturevalue("redis_server")
+    assert isinstance(server, RedisServer)
+    return server.url
 
 
 def full(seen: list[Window]) -> list[Window]:
@@ -160,6 +162,7 @@ def test_a_ban_that_one_meets_silences_all_and_who_comes_later(budget: str) -> N
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("redis_server")  # skips where there can be none
 def test_redis_may_stop_and_start_again_under_load(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     server.start()
