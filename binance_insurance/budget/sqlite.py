@@ -117,8 +117,7 @@ class _File:
                 written = change(None if row is None else row[0], times)
                 if written is not None:
                     connection.execute(
-                        "INSERT INTO budget (name, state) VALUES (?1, ?2) "
-                        "ON CONFLICT (name) DO UPDATE SET state = ?2",
+                        "INSERT OR REPLACE INTO budget (name, state) VALUES (?, ?)",
                         (self._name, written.value),
                     )
                 connection.execute("COMMIT")
