@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from math import inf
 from typing import TYPE_CHECKING, Self
@@ -36,7 +37,7 @@ class Waiter:
         self.granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
 
 
-class QueueingBudget:
+class QueueingBudget(ABC):
     """A queue in front of a token bucket. Who inherits from it serves the queue."""
 
     def __init__(self, limit: int, *, interval: float, reserve: int, runtime: Runtime) -> None:
@@ -45,7 +46,7 @@ class QueueingBudget:
         self._monotonic = runtime.monotonic
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._queued = 0  # weight of all waiters
-        self._outlook = -inf  # how long the first waiter has to wait at least, as last checked
+        self._outlook = -inf  # when the first waiter could be served, as last checked
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -97,6 +98,7 @@ class QueueingBudget:
         if timeout is not None and wait > timeout:
             raise _hopeless(wait, timeout)
 
+    @abstractmethod
     async def aclose(self) -> None:
         """Let go of what it holds."""
 
@@ -115,18 +117,18 @@ class QueueingBudget:
         """Return the time by the bucket's clock."""
         return self._monotonic()
 
+    @abstractmethod
     def _serve(self) -> None:
         """Grant what can be granted, or see to it that it will be."""
-        raise NotImplementedError
 
     def _joined(self) -> None:
         """Take note that somebody has joined the queue."""
         if len(self._waiters) == 1:
             self._serve()
 
+    @abstractmethod
     def release(self, lease: Lease) -> None:
         """Give back the weight of a request that was certainly never sent."""
-        raise NotImplementedError
 
     async def _wait(self, weight: int, timeout: float | None) -> Lease:
         """Wait in line for weight."""

@@ -285,7 +285,7 @@ class TokenBucket:
             self.ledger.spent -= lease.weight
 
     def correct(self, weight: int) -> None:
-        """Take back (or, if negative, give) weight that was granted elsewhere than was thought."""
+        """Count weight that was granted and not written down; negative, the other way round."""
         ledger = self.ledger
         ledger.unsettled += weight
         ledger.spent = max(ledger.reported, ledger.spent + weight)

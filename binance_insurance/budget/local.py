@@ -77,6 +77,9 @@ class LocalBudget(QueueingBudget):
         if self._waiters:
             self._serve()
 
+    async def aclose(self) -> None:
+        """Do nothing: it holds nothing. Here for code that closes any budget."""
+
     def _serve(self) -> None:
         """Serve the waiters in order as far as the bucket goes, then set the timer for the rest."""
         now, bucket, waiters = self._monotonic(), self._bucket, self._waiters
