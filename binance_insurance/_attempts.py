@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct
 
 from ._decoding import status_error
-from ._headers import Report, read_report, used_weight_header
+from .budget.report import Report, read_report, used_weight_header
 from .errors import BudgetTimeoutError, ConnectError, InsuranceError, RequestTimeoutError
 
 if TYPE_CHECKING:

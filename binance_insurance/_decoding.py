@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from ._headers import Report
+    from .budget.report import Report
 
 _EXCERPT = 200
 _INVALID_SYMBOL = -1121

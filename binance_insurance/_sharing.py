@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._decoding import decode_pool, decode_pools
 from ._flights import Flight
-from ._headers import utc
 from ._planner import Group, Grouping, SnapshotWeight
+from .budget.report import utc
 from .errors import (
     BadRequestError,
     BudgetTimeoutError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from binance_insurance._headers import read_report, used_weight_header
+from binance_insurance.budget.report import read_report, used_weight_header
 
 DATE = "Sun, 22 Nov 2026 12:00:00 GMT"
 SECONDS = 1_795_348_800.0

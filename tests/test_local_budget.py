@@ -9,8 +9,7 @@ from random import Random
 import pytest
 
 from binance_insurance import BudgetTimeoutError, IPBannedError, LocalBudget, Runtime
-from binance_insurance._headers import Report
-from binance_insurance.budget.bucket import Lease
+from binance_insurance.budget import Lease, Report
 
 from .conftest import EPOCH, loop_time
 

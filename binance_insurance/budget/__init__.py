@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._headers import Report
-from .bucket import Lease
+from .ledger import Lease
 from .local import LocalBudget
 from .protocol import WeightBudget
+from .report import Report
 from .state import BudgetState
 
 if TYPE_CHECKING:

@@ -28,10 +28,10 @@ def create_budget(
         limit: weight that the exchange grants the IP in one window.
         interval: seconds of a window, a whole number.
         reserve: weight in each window that is left to the other clients on the IP.
-        group: whose budget it is, where several are shared in one place.
+        group: which budget it is, where several are shared in one place.
 
     Raises:
-        ValueError: the URL or a number cannot be meant.
+        ValueError: invalid URL or number.
         ModuleNotFoundError: the extra for this URL is not installed.
     """
     parts = urlsplit(url)

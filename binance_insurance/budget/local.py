@@ -1,4 +1,4 @@
-"""One process's budget: a queue of waiters and one timer around the token bucket."""
+"""One process's budget: the queue and one timer around the token bucket."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from .._runtime import Runtime
-from ._queue import QueueingBudget, ban_error
+from .ledger import Ledger
+from .queue import QueueingBudget, ban_error
+from .settings import Settings
+from .window import TokenBucket
 
 if TYPE_CHECKING:
-    from .._headers import Report
-    from .bucket import Lease
+    from .ledger import Lease
+    from .report import Report
 
 
 class LocalBudget(QueueingBudget):
-    """The weight budget of one process: it alone spends, beside the strangers on its IP.
+    """The weight budget of one process; other clients on the IP are seen through the header.
 
     Args:
         limit: weight that the exchange grants the IP in one window; 2,400 is documented, VIP
@@ -38,7 +41,8 @@ class LocalBudget(QueueingBudget):
         reserve: int = 480,
         runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
     ) -> None:
-        super().__init__(limit, interval=interval, reserve=reserve, runtime=runtime)
+        settings = Settings(limit, interval, reserve)
+        super().__init__(settings, TokenBucket(settings, Ledger()), runtime.monotonic)
 
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
         """Wait until `weight` may be sent, and take it. First come, first served.
@@ -51,21 +55,22 @@ class LocalBudget(QueueingBudget):
             BudgetTimeoutError: at once, if the wait would surely outlast `timeout` seconds; or
                 when they have passed. Also if `weight` is more than a window ever holds.
         """
-        if not self._waiters:
-            lease = self._bucket.take(weight, self._monotonic())
+        if not self._queue.length:
+            lease = self._bucket.take(weight, self._monotonic(), self._settings.reserve)
             if lease is not None:
                 return lease
         self.check(weight, timeout=timeout)
         return await self._wait(weight, timeout)
 
     def settle(self, lease: Lease, report: Report | None) -> None:
-        """Tell the budget what the answer reported; None if the request was sent without one."""
+        """Record what the answer reported; None if the request was sent without one."""
         if not lease.open:
             return
         lease.open = False
         self._bucket.settle(lease, self._monotonic(), report)
-        self._warn(report)
-        if self._waiters:
+        if report is not None and report.status != 200:
+            self._warn(report)
+        if self._queue.length:
             self._serve()
 
     def release(self, lease: Lease) -> None:
@@ -74,28 +79,28 @@ class LocalBudget(QueueingBudget):
             return
         lease.open = False
         self._bucket.give_back(lease)
-        if self._waiters:
+        if self._queue.length:
             self._serve()
 
     async def aclose(self) -> None:
         """Do nothing: it holds nothing. Here for code that closes any budget."""
 
     def _serve(self) -> None:
-        """Serve the waiters in order as far as the bucket goes, then set the timer for the rest."""
-        now, bucket, waiters = self._monotonic(), self._bucket, self._waiters
-        banned = bucket.banned_until(now)
+        """Serve the callers in order as far as the weight goes, and set the timer for the rest."""
+        now, bucket, queue = self._monotonic(), self._bucket, self._queue
+        banned = bucket.ledger.refusals.banned_until(now)
         if banned is not None:
-            self._fail_all(lambda: ban_error(banned))
-        while waiters:
-            waiter = next(iter(waiters))
+            queue.fail_all(lambda: ban_error(banned))
+        while (waiter := queue.first) is not None:
             if not waiter.granted.done():  # else it was cancelled and is about to take itself back
-                lease = bucket.take(waiter.weight, now)
+                lease = bucket.take(waiter.weight, now, waiter.reserve)
                 if lease is None:
-                    self._fail_hopeless()
-                    if next(iter(waiters), None) is waiter:
+                    self._fail_late()
+                    if queue.first is waiter:
                         break
-                    continue  # it was hopeless; the next may be lighter
+                    continue  # it cannot be served in time; the next may be lighter
                 waiter.granted.set_result(lease)
-            self._remove(waiter)
-        first = next(iter(waiters), None)
-        self._set_timer(inf if first is None else bucket.wake_at(first.weight, now) - now)
+            queue.remove(waiter)
+        self._set_timer(
+            inf if waiter is None else bucket.wake_at(waiter.weight, now, waiter.reserve) - now
+        )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from .._headers import Report
-    from .bucket import Lease
+    from .ledger import Lease
+    from .report import Report
     from .state import BudgetState
 
 
@@ -26,7 +26,7 @@ class WeightBudget(Protocol):
 
     @property
     def capacity(self) -> int:
-        """Weight that it grants in one window at the most, as things are."""
+        """The most weight that it can grant in one window now."""
         ...
 
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
@@ -43,7 +43,7 @@ class WeightBudget(Protocol):
         ...
 
     def settle(self, lease: Lease, report: Report | None) -> None:
-        """Take note of the answer to a request that was sent; None if it was lost.
+        """Record the answer to a request that was sent; None if it was lost.
 
         It does not wait, since callers get their answers after it. A second call for a lease does
         nothing.
@@ -55,11 +55,11 @@ class WeightBudget(Protocol):
         ...
 
     def check(self, weight: int, *, timeout: float | None = None) -> None:
-        """Raise what a caller who would have to wait for `weight` can know without waiting.
+        """Raise what a caller that would have to wait for `weight` can know without waiting.
 
         Raises:
             IPBannedError: the IP is banned.
-            BudgetTimeoutError: the wait would surely outlast `timeout` seconds, or for ever.
+            BudgetTimeoutError: the wait would surely outlast `timeout` seconds, or never end.
         """
         ...
 

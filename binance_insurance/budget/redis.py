@@ -15,26 +15,30 @@ from redis.exceptions import RedisError
 
 from .._runtime import Runtime
 from ..errors import StoreError
-from ._shared import SharedBudget, Times
+from .change import ClockBounds
+from .fallback import Fallback
+from .settings import Settings
+from .shared import SharedBudget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from ._shared import Written
+    from .change import Change, Written
+    from .store import Store
 
 _PREFIX = "binance-insurance:budget"
 _DRIFT = 5e-4  # seconds per second by which two clocks may part until they are compared again
-_WRITTEN, _NOT_OUR_TURN = 1, 2
+_WRITTEN, _RESERVED = 1, 2
 _UNREACHABLE = (RedisError, OSError, TimeoutError)
 
-_PATIENCE = 0.05  # after so many seconds of lost races, the next is reserved for the loser
-_LONGEST_TURN = 0.25
+_PATIENCE = 0.05  # after so many seconds of lost races, a process reserves the next write
+_LONGEST_RESERVATION = 0.25
 
-# Replaces the value if nobody else has since it was read; else tells the newest. Either way it
-# tells the time, which is that of all the processes. Who is far away would lose every race against
-# those who are near: after some, it is given a turn, in which the others may not write.
+# Replaces the value if no other process has since it was read; else returns the newest. Either way
+# it returns the time, which is that of all the processes. A process far away would lose every race
+# against those nearby: after some, it reserves a short time in which the others may not write.
 _CHANGE = """
-local old, new, state, lifetime, wake, me, turn = unpack(ARGV)
+local old, new, state, lifetime, wake, me, reservation = unpack(ARGV)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local version = redis.call('HGET', KEYS[1], 'version') or ''
@@ -50,7 +54,9 @@ if new ~= '' and version == old then
   if wake == '1' then redis.call('PUBLISH', KEYS[1], '') end
   return {1, time[1], time[2]}
 end
-if turn ~= '0' then redis.call('HSET', KEYS[1], 'holder', me, 'until', now + turn) end
+if reservation ~= '0' then
+  redis.call('HSET', KEYS[1], 'holder', me, 'until', now + reservation)
+end
 return {0, time[1], time[2], version, redis.call('HGET', KEYS[1], 'state') or ''}
 """
 
@@ -69,7 +75,7 @@ class RedisBudget(SharedBudget):
         limit: weight that the exchange grants the IP in one window.
         interval: seconds of a window, a whole number.
         reserve: weight in each window that is left to the other clients on the IP.
-        group: whose budget it is: all with the same group share one. The default is the host of
+        group: which budget it is: all with the same group share one. The default is the host of
             the exchange; where processes leave by several IPs, name the egress IP.
         share: the part of limit - reserve up to which each process goes on by itself while Redis
             is out of reach; it comes back by itself. None fails with `StoreError` instead.
@@ -97,14 +103,17 @@ class RedisBudget(SharedBudget):
         timeout: float = 1.0,
         runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
     ) -> None:
-        store = _Server(url, f"{_PREFIX}:{{{group}}}:{interval:g}", timeout, runtime)
-        super().__init__(
-            store, limit, interval=interval, reserve=reserve, share=share, runtime=runtime
-        )
+        settings = Settings(limit, interval, reserve)
+        store: Store = _Server(url, f"{_PREFIX}:{{{group}}}:{interval:g}", timeout, runtime)
+        if share is not None:
+            store = Fallback(store, settings, share, runtime.monotonic)
+        super().__init__(settings, store, runtime.monotonic)
 
 
 class _Server:
     polling = inf
+    least_reserve = 0
+    look_at = inf
 
     def __init__(self, url: str, key: str, timeout: float, runtime: Runtime) -> None:
         self._key = key
@@ -113,7 +122,7 @@ class _Server:
             url,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
-            # What a lost answer did is found out by the next change; asking twice helps nobody.
+            # The next change finds out what a lost answer did, so redis-py must not ask again.
             retry=Retry(NoBackoff(), 0),
         )
         self._script = cast("_Script", self._redis.register_script(_CHANGE))
@@ -123,17 +132,18 @@ class _Server:
         self._round_trip = 0.0
         self._version = ""
         self._value: bytes | None = None
-        self._times = Times(0.0, 0.0)
+        self._bounds = ClockBounds(0.0, 0.0)
         self._read_at = -inf
         self._listening: asyncio.Task[None] | None = None
 
-    async def change(self, change: Callable[[bytes | None, Times], Written | None]) -> None:
+    async def change(self, change: Change) -> None:
         try:
             began, newest = self._monotonic(), self._read_at == -inf
             if newest:
                 await self._run()
             while True:
-                written = change(self._value, self._times_now())
+                now = self._monotonic()
+                written = change(self._value, now, self._bounds_at(now))
                 if written is not None:
                     newest = True
                     patient = self._monotonic() - began <= _PATIENCE
@@ -161,25 +171,27 @@ class _Server:
         await self._redis.aclose()
 
     async def _run(self, written: Written | None = None, *, reserve: bool = False) -> bool:
-        """Run the script; tell whether it wrote. If not, the newest value is known after it."""
+        """Run the script; return whether it wrote. If not, the newest value is known after it."""
         version, value, lifetime, wake = "", b"", 0, 0
         if written is not None:
             version, value = next(self._versions), written.value
             lifetime, wake = int(written.lifetime * 1000), int(written.wake)
-        turn = min(_LONGEST_TURN, 2.0 * self._round_trip + 0.005) if reserve else 0.0
+        reservation = 0.0
+        if reserve:
+            reservation = min(_LONGEST_RESERVATION, 2.0 * self._round_trip + 0.005)
         sent = self._monotonic()
         reply = await self._script(
             keys=[self._key],
-            args=[self._version, version, value, lifetime, wake, self._me, int(turn * 1000)],
+            args=[self._version, version, value, lifetime, wake, self._me, int(reservation * 1000)],
         )
         received = self._monotonic()
         self._round_trip = received - sent
         time = int(reply[1]) + int(reply[2]) / 1e6
-        self._times, self._read_at = Times(time - received, time - sent), received
+        self._bounds, self._read_at = ClockBounds(time - received, time - sent), received
         if reply[0] == _WRITTEN:
             self._version, self._value = version, value
             return True
-        if reply[0] == _NOT_OUR_TURN:
+        if reply[0] == _RESERVED:
             await self._sleep(int(reply[3]) / 1000)
             return False
         newest, state = reply[3:]
@@ -187,9 +199,9 @@ class _Server:
             self._version, self._value = newest.decode(), state or None
         return False
 
-    def _times_now(self) -> Times:
-        drift = _DRIFT * (self._monotonic() - self._read_at)
-        return Times(self._times.low - drift, self._times.high + drift)
+    def _bounds_at(self, now: float) -> ClockBounds:
+        drift = _DRIFT * (now - self._read_at)
+        return ClockBounds(self._bounds.low - drift, self._bounds.high + drift)
 
     async def _listen(self, wake: Callable[[], None]) -> None:
         """Pass on what others publish, until the connection breaks."""

@@ -9,18 +9,21 @@ import sqlite3
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._runtime import Runtime
 from ..errors import StoreError
-from ._shared import SharedBudget, Times
+from .change import ClockBounds
+from .settings import Settings
+from .shared import SharedBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
 
-    from ._shared import Written
+    from .change import Change
 
 _SCHEMA = 1
 _BUSY = 5.0  # seconds to wait for the other processes' transactions, each of which takes far less
@@ -36,7 +39,7 @@ class SqliteBudget(SharedBudget):
         limit: weight that the exchange grants the IP in one window.
         interval: seconds of a window, a whole number.
         reserve: weight in each window that is left to the other clients on the IP.
-        group: whose budget it is; a file can hold those of several exchanges or egress IPs.
+        group: which budget it is; a file can hold those of several exchanges or egress IPs.
         runtime: clocks, for tests.
 
     Raises:
@@ -59,15 +62,16 @@ class SqliteBudget(SharedBudget):
         group: str = "fapi.binance.com",
         runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
     ) -> None:
+        settings = Settings(limit, interval, reserve)
         store = _File(Path(path), f"{group}:{interval:g}", runtime)
-        super().__init__(
-            store, limit, interval=interval, reserve=reserve, share=None, runtime=runtime
-        )
+        super().__init__(settings, store, runtime.monotonic)
         weakref.finalize(self, store.shut).atexit = True
 
 
 class _File:
     polling = _POLLING
+    least_reserve = 0
+    look_at = inf
 
     def __init__(self, path: Path, name: str, runtime: Runtime) -> None:
         self._path = path
@@ -79,7 +83,7 @@ class _File:
         self._file: int | None = None
         self._process: int | None = None
 
-    async def change(self, change: Callable[[bytes | None, Times], Written | None]) -> None:
+    async def change(self, change: Change) -> None:
         loop = asyncio.get_running_loop()
         self._process = self._process or os.getpid()
         if self._process != os.getpid():
@@ -90,7 +94,7 @@ class _File:
             raise StoreError(f"the budget file {self._path} cannot be used: {error}") from error
 
     def watch(self, wake: Callable[[], None]) -> None:
-        """Nobody can wake: who waits looks for himself."""
+        """Do nothing: a file wakes nobody, so callers that wait look again by themselves."""
 
     async def aclose(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self.shut)
@@ -102,7 +106,7 @@ class _File:
                 self._connection.close()
                 self._connection = None
 
-    def _transact(self, change: Callable[[bytes | None, Times], Written | None]) -> None:
+    def _transact(self, change: Change) -> None:
         with self._lock:
             connection = self._opened()
             connection.execute("BEGIN IMMEDIATE")
@@ -111,10 +115,10 @@ class _File:
                     "SELECT state FROM budget WHERE name = ?", (self._name,)
                 ).fetchone()
                 # The wall clock is the only one that survives a restart of the machine.
-                before = self._runtime.monotonic()
-                wall = self._runtime.wall()
-                times = Times(wall - self._runtime.monotonic(), wall - before)
-                written = change(None if row is None else row[0], times)
+                before, wall = self._runtime.monotonic(), self._runtime.wall()
+                now = self._runtime.monotonic()
+                bounds = ClockBounds(wall - now, wall - before)
+                written = change(None if row is None else row[0], now, bounds)
                 if written is not None:
                     connection.execute(
                         "INSERT OR REPLACE INTO budget (name, state) VALUES (?, ?)",
@@ -127,7 +131,7 @@ class _File:
                 raise
 
     def _opened(self) -> sqlite3.Connection:
-        """Return the connection, made anew where somebody has moved the file away under it."""
+        """Return the connection; a new one if the file was moved away under the last."""
         if self._connection is not None and _inode(self._path) != self._file:
             self._connection.close()
             self._connection = None

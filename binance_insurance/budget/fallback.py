@@ -1,0 +1,93 @@
+"""Going on without the store: a share of the budget that one process keeps by itself."""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+from typing import TYPE_CHECKING
+
+from ..errors import StoreError
+from .change import copy, new_state
+from .window import TokenBucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .change import Change, SharedState
+    from .settings import Settings
+    from .store import Store
+
+_log = logging.getLogger("binance_insurance.budget")
+_LOOK_AGAIN = 1.0  # seconds between two looks for a store that was out of reach
+
+
+class Fallback:
+    """A store that stands in for another while that is out of reach.
+
+    Args:
+        store: the store that processes share.
+        settings: of the budget.
+        share: the part of limit - reserve up to which this process goes on by itself.
+        monotonic: the local clock.
+
+    Raises:
+        ValueError: share is not above 0 and at most 1.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, share: float, monotonic: Callable[[], float]
+    ) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, or None, not {share}")
+        self.least_reserve = 0
+        self.look_at = inf
+        self._store = store
+        self._settings = settings
+        self._share = max(1, int(settings.capacity * share))
+        self._monotonic = monotonic
+        self._state: SharedState | None = None
+
+    @property
+    def polling(self) -> float:
+        """Seconds after which callers that wait look again; infinite while nobody else spends."""
+        return self._store.polling if self._state is None else inf
+
+    async def change(self, change: Change) -> None:
+        """Apply a change to the store, or to this process's own ledger."""
+        if self._state is None or self._monotonic() >= self.look_at:
+            try:
+                await self._store.change(change)
+            except StoreError as error:
+                self.look_at = self._monotonic() + _LOOK_AGAIN
+                if self._state is None:
+                    self._begin(change, error)
+            else:
+                if self._state is not None:
+                    self._state, self.least_reserve, self.look_at = None, 0, inf
+                    _log.warning("the shared budget is back")
+                return
+        if self._state is not None:
+            change.apply(
+                self._state, self._monotonic(), change.bounds, least_reserve=self.least_reserve
+            )
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when another process asks for it, while the store can be reached."""
+        if self._state is None:
+            self._store.watch(wake)
+
+    async def aclose(self) -> None:
+        """Let go of the store."""
+        await self._store.aclose()
+
+    def _begin(self, change: Change, error: StoreError) -> None:
+        _log.warning(
+            "%s; this process goes on by itself, with %d of the %d weight of a window",
+            error,
+            self._share,
+            self._settings.capacity,
+        )
+        self._state = new_state(copy(change.known()))
+        now = self._monotonic() + change.bounds.low
+        TokenBucket(self._settings, self._state.ledger).restart(change.in_flight, now)
+        self.least_reserve = self._settings.limit - self._share

@@ -1,0 +1,283 @@
+"""Callers that wait for weight, and what every budget does with them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from math import inf
+from typing import TYPE_CHECKING, Self
+
+from ..errors import BudgetTimeoutError, IPBannedError
+from .refusals import BANNED, TOO_MANY_REQUESTS
+from .report import utc
+from .state import BudgetState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from .ledger import Lease
+    from .report import Report
+    from .settings import Settings
+    from .window import TokenBucket
+
+_log = logging.getLogger("binance_insurance.budget")
+
+
+class Waiter:
+    """One caller that waits for weight.
+
+    Attributes:
+        weight: how much it waits for.
+        reserve: how much of the limit it leaves to others.
+        deadline: the local monotonic time at which it gives up; infinite if never.
+        granted: the future of its lease.
+    """
+
+    __slots__ = ("deadline", "granted", "reserve", "weight")
+
+    def __init__(self, weight: int, reserve: int, deadline: float) -> None:
+        self.weight = weight
+        self.reserve = reserve
+        self.deadline = deadline
+        self.granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+
+
+class Queue:
+    """The callers of one process: the smallest reserve first, then first come, first served.
+
+    Attributes:
+        length: how many callers wait.
+        outlook: when the first of them could be served, as last checked.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.outlook = -inf
+        self._lines: dict[int, dict[Waiter, None]] = {}
+
+    def __iter__(self) -> Iterator[Waiter]:
+        for reserve in sorted(self._lines):
+            yield from self._lines[reserve]
+
+    def __contains__(self, waiter: Waiter) -> bool:
+        return waiter in self._lines.get(waiter.reserve, ())
+
+    @property
+    def first(self) -> Waiter | None:
+        """The caller that is served next, None if nobody waits."""
+        return next(iter(self), None)
+
+    def weight_before(self, reserve: int) -> int:
+        """Return the weight that is served before a new caller with this reserve."""
+        return sum(waiter.weight for waiter in self if waiter.reserve <= reserve)
+
+    def add(self, waiter: Waiter) -> None:
+        """Put a caller at the end of its line."""
+        self._lines.setdefault(waiter.reserve, {})[waiter] = None
+        self.length += 1
+
+    def remove(self, waiter: Waiter) -> None:
+        """Take a caller out, wherever it stands."""
+        line = self._lines[waiter.reserve]
+        del line[waiter]
+        if not line:
+            del self._lines[waiter.reserve]
+        self.length -= 1
+
+    def fail(self, waiter: Waiter, error: Exception) -> None:
+        """Take a caller out and give it an error."""
+        self.remove(waiter)
+        if not waiter.granted.done():
+            waiter.granted.set_exception(error)
+
+    def fail_all(self, error: Callable[[], Exception]) -> None:
+        """Give every caller an error of its own."""
+        for waiter in list(self):
+            self.fail(waiter, error())
+
+
+class QueueingBudget(ABC):
+    """A queue in front of a token bucket; a subclass serves the queue."""
+
+    def __init__(
+        self, settings: Settings, bucket: TokenBucket, monotonic: Callable[[], float]
+    ) -> None:
+        self._settings = settings
+        self._bucket = bucket
+        self._monotonic = monotonic
+        self._queue = Queue()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def interval(self) -> int:
+        """Seconds of a window."""
+        return int(self._settings.interval)
+
+    @property
+    def capacity(self) -> int:
+        """Weight that it grants in one window: limit - reserve."""
+        return self._settings.limit - self._reserve
+
+    @property
+    def _reserve(self) -> int:
+        return self._settings.reserve
+
+    def state(self) -> BudgetState:
+        """Return what the budget knows now."""
+        now, bucket, reserve = self._now(), self._bucket, self._reserve
+        bucket.refresh(now)
+        refusals = bucket.ledger.refusals
+        resets_at, banned = bucket.resets_at(now), refusals.banned_until(now)
+        frozen = refusals.freeze_ends(now, bucket.ledger.clock)
+        return BudgetState(
+            limit=self._settings.limit,
+            reserve=reserve,
+            used_weight=bucket.ledger.reported or None,
+            available=0 if refusals.forbid(now) else bucket.available(reserve),
+            in_flight=bucket.ledger.unsettled,
+            waiting=self._queue.length,
+            resets_at=None if resets_at is None else utc(resets_at),
+            frozen_until=None if frozen is None else utc(frozen),
+            banned_until=None if banned is None else utc(banned),
+        )
+
+    def check(self, weight: int, *, timeout: float | None = None) -> None:
+        """Raise what a caller that would have to wait for `weight` can know at once.
+
+        Raises:
+            IPBannedError: the IP is banned.
+            BudgetTimeoutError: the wait would surely outlast `timeout` seconds, or never end.
+        """
+        now, reserve = self._now(), self._reserve
+        banned = self._bucket.ledger.refusals.banned_until(now)
+        if banned is not None:
+            raise ban_error(banned)
+        if weight > self.capacity:
+            raise BudgetTimeoutError(
+                f"a request of weight {weight} never fits into a budget of "
+                f"{self.capacity} per window (limit minus reserve)",
+                wait=inf,
+            )
+        wait = self._wait_for(weight, now, reserve)
+        if timeout is not None and wait > timeout:
+            raise _late(wait, timeout)
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of what it holds."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    @abstractmethod
+    def release(self, lease: Lease) -> None:
+        """Give back the weight of a request that was certainly never sent."""
+
+    @abstractmethod
+    def _serve(self) -> None:
+        """Grant what can be granted, or see to it that it will be."""
+
+    def _now(self) -> float:
+        """Return the time by the bucket's clock."""
+        return self._monotonic()
+
+    def _joined(self) -> None:
+        """React to a new caller in the queue."""
+        if self._queue.length == 1:
+            self._serve()
+
+    async def _wait(self, weight: int, timeout: float | None) -> Lease:
+        """Wait in the queue for weight."""
+        deadline = inf if timeout is None else self._monotonic() + timeout
+        waiter = Waiter(weight, self._reserve, deadline)
+        self._queue.add(waiter)
+        self._joined()
+        try:
+            async with asyncio.timeout(timeout):
+                return await waiter.granted
+        except TimeoutError:
+            self._take_back(waiter)
+            raise BudgetTimeoutError(
+                f"no request weight came free within {timeout:.3g} s",
+                wait=self._wait_for(weight, self._now(), waiter.reserve),
+            ) from None
+        except asyncio.CancelledError:
+            self._take_back(waiter)
+            raise
+
+    def _wait_for(self, weight: int, now: float, reserve: int) -> float:
+        """Return the lower bound of a new caller's wait, in seconds."""
+        weight += self._queue.weight_before(reserve)
+        return self._bucket.ready_at(weight, now, reserve) - now
+
+    def _take_back(self, waiter: Waiter) -> None:
+        """Forget a caller that gave up; return what it was granted in the same moment."""
+        granted = waiter.granted
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+            self._serve()
+        elif not granted.cancelled() and granted.exception() is None:
+            self.release(granted.result())
+
+    def _fail_late(self) -> None:
+        """Fail the callers that cannot be served before their deadlines, if that has worsened."""
+        first = self._queue.first
+        if first is None:
+            return
+        now, local = self._now(), self._monotonic()
+        ready_at = self._bucket.ready_at(first.weight, now, first.reserve)
+        if ready_at <= max(now, self._queue.outlook):
+            return
+        self._queue.outlook = ready_at
+        before = 0
+        for waiter in list(self._queue):
+            wait = self._bucket.ready_at(before + waiter.weight, now, waiter.reserve) - now
+            if local + wait <= waiter.deadline:
+                before += waiter.weight
+            else:
+                self._queue.fail(waiter, _late(wait, waiter.deadline - local))
+
+    def _set_timer(self, seconds: float) -> None:
+        """Serve again after so many seconds; never if that is infinite."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds < inf:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, seconds), self._serve)
+
+    def _warn(self, report: Report | None) -> None:
+        """Log a refusal."""
+        if report is not None and report.status in {TOO_MANY_REQUESTS, BANNED}:
+            ledger = self._bucket.ledger
+            outlook = ledger.refusals.outlook(self._now(), ledger.clock)
+            _log.warning("the exchange answered %d; %s", report.status, outlook)
+
+
+def ban_error(end: float) -> IPBannedError:
+    """Build the error for a call that is refused here, while the exchange bans this IP."""
+    banned_until = utc(end)
+    return IPBannedError(
+        f"the exchange bans this IP until {banned_until:%Y-%m-%d %H:%M:%S} UTC; "
+        "nothing is sent until then",
+        message="not sent: the IP is banned",
+        banned_until=banned_until,
+    )
+
+
+def _late(wait: float, timeout: float) -> BudgetTimeoutError:
+    return BudgetTimeoutError(
+        f"the request weight would be there in {wait:.1f} s at the earliest, "
+        f"but the call may take {timeout:.1f} s more",
+        wait=wait,
+    )
