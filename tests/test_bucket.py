@@ -466,6 +466,33 @@ def test_a_sum_reported_around_a_rollover_bounds_both_windows_until_a_later_answ
     assert bucket.left == 90 - 2
 
 
+def test_a_sum_of_the_old_window_that_arrives_late_does_not_cost_the_new_one() -> None:
+    bucket = opened(minute_bucket(), now=5_058.0)
+    late = take(bucket, 5_059.9)
+    bucket.settle(take(bucket, 5_059.95), 5_060.2, told(88, 5_060.1))
+    bucket.settle(late, 5_062.0, told(90, 5_060.0))
+    bucket.settle(take(bucket, 5_062.1), 5_062.2, told(1, 5_062.15))
+    assert (bucket.used_weight, bucket.left) == (1, 89)
+
+
+def test_an_early_sum_is_not_forgotten_for_an_answer_that_it_has_overtaken() -> None:
+    bucket = opened(minute_bucket(), now=5_058.0)
+    straggler = take(bucket, 5_060.9)
+    bucket.settle(take(bucket, 5_059.95), 5_060.0, told(2, 5_060.0))
+    overtaken = take(bucket, 5_061.1)
+    bucket.settle(straggler, 5_061.2, told(95, 5_061.15))
+    bucket.settle(overtaken, 5_061.3, told(3, 5_061.1))
+    assert bucket.left <= 100 - 95, "what others had spent by then is known"
+
+
+def test_a_probe_that_fails_lets_the_next_one_go_at_once() -> None:
+    bucket = minute_bucket()
+    bucket.give_back(take(bucket, SECOND_IN))
+    bucket.settle(take(bucket, SECOND_IN), SECOND_IN + 0.1, None)
+    take(bucket, SECOND_IN + 0.1)
+    assert bucket.grant(1, SECOND_IN + 0.1) is None
+
+
 def test_after_a_pause_one_request_goes_ahead_again() -> None:
     bucket = opened(minute_bucket())
     take(bucket, 5_030.0)
