@@ -3,7 +3,7 @@
     async with Sandbox() as exchange, InsuranceClient(exchange.url) as client:
         pool = await client.fetch_pool("BTCUSDT")
 
-It keeps its own accounts of weight, refusals and bans and shares none of them with the client.
+It counts weight, refusals and bans independently of the client.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The exchange's account of one IP: windows, weight, refusals, bans. Pure; the caller has the time.
+"""How the exchange counts one IP: windows, weight, refusals, bans. Pure: the caller gives the time.
 
-Rules (from the exchange's documentation and third-party measurements): weight is added up over
-everyone on the IP in windows of the exchange's UTC clock; every request counts, refused ones too;
-beyond the limit follows 429; going on after 429s brings a ban (418), longer each time, from
-2 minutes up to 3 days.
+Rules (from the exchange's documentation and third-party measurements): the weight of all clients
+on the IP is added up in windows of the exchange's UTC clock. Every request counts, refused ones
+too. A request beyond the limit gets a 429. An IP that goes on after 429s is banned (418), longer
+each time, from 2 minutes up to 3 days.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class SeenRequest(Struct, frozen=True):
         at: seconds since 1970 by the exchange's clock.
         endpoint: the last part of the path.
         symbol: the query parameter as it was sent, or None.
-        weight: what it weighed.
-        verdict: 200 where it was let through (whatever was answered then), 429 or 418.
-        used_weight: used weight of the IP after it.
+        weight: the weight that it was charged.
+        verdict: 200 if it was allowed (whatever the answer was then), 429 or 418.
+        used_weight: used weight of the IP, this request included.
     """
 
     at: float
@@ -38,7 +38,7 @@ class SeenRequest(Struct, frozen=True):
 
 
 class Accounting:
-    """One IP's account, on the exchange's clock.
+    """Counts the weight, refusals and bans of one IP, on the exchange's clock.
 
     Args:
         limit: weight granted in one window.
@@ -72,7 +72,7 @@ class Accounting:
         self._refusals = 0
 
     def used_weight(self, now: float) -> int:
-        """Return the used weight of the window at `now`, all clients on the IP together."""
+        """Return the used weight of the window at `now`: all clients on the IP together."""
         window = int(now // self.interval)
         if window != self._window:
             self._window, self._counted, self._refusals = window, 0, 0
@@ -84,12 +84,12 @@ class Accounting:
         return (now // self.interval + 1) * self.interval
 
     def spend_elsewhere(self, weight: int, now: float) -> None:
-        """Count weight of another client on the same IP."""
+        """Count weight that another client on the same IP has spent."""
         self.used_weight(now)
         self._counted += weight
 
     def request(self, endpoint: str, symbol: str | None, weight: int, now: float) -> SeenRequest:
-        """Count a request and judge it."""
+        """Count a request and decide: 200, 429 or 418."""
         used = self.used_weight(now)
         if now < self.banned_until:
             verdict = _BANNED

@@ -1,4 +1,4 @@
-"""What can go wrong with an answer, to be programmed into the sandbox."""
+"""Faulty answers that the sandbox gives on request."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Self
 from msgspec import Struct, field
 
 
-class Mishap(Enum):
-    """What happens to the connection."""
+class FaultKind(Enum):
+    """What a fault does to the connection; `NONE` sends a whole answer."""
 
     NONE = auto()
     RESET = auto()
@@ -27,7 +27,7 @@ class Fault(Struct, frozen=True):
     status: int = 200
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    mishap: Mishap = Mishap.NONE
+    kind: FaultKind = FaultKind.NONE
     counted: bool = True
 
     @classmethod
@@ -39,7 +39,7 @@ class Fault(Struct, frozen=True):
         *,
         counted: bool = True,
     ) -> Self:
-        """Answer with a status, a body and further headers.
+        """Answer with a status, a body and additional headers.
 
         The exchange does not count a 503 "Service Unavailable": `counted=False`.
         """
@@ -52,7 +52,7 @@ class Fault(Struct, frozen=True):
 
     @classmethod
     def html(cls) -> Self:
-        """Answer 200 with a page."""
+        """Answer 200 with an HTML page."""
         return cls(200, b"<!DOCTYPE html><html><body>Be right back</body></html>")
 
     @classmethod
@@ -63,14 +63,14 @@ class Fault(Struct, frozen=True):
     @classmethod
     def reset(cls) -> Self:
         """Reset the connection instead of answering."""
-        return cls(mishap=Mishap.RESET)
+        return cls(kind=FaultKind.RESET)
 
     @classmethod
     def stall(cls) -> Self:
         """Never answer."""
-        return cls(mishap=Mishap.STALL)
+        return cls(kind=FaultKind.STALL)
 
     @classmethod
     def cut_off(cls, status: int = 200, headers: Mapping[str, str] | None = None) -> Self:
-        """Break the connection in the middle of the body."""
-        return cls(status, None, headers or {}, mishap=Mishap.CUT_OFF)
+        """Close the connection in the middle of the body."""
+        return cls(status, None, headers or {}, kind=FaultKind.CUT_OFF)

@@ -1,4 +1,4 @@
-"""What the local exchange holds."""
+"""Scenarios: the pools that the local exchange serves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Scenario(ABC):
 
 
 class Documented(Scenario):
-    """Exactly the pools that the exchange's documentation shows, which never change."""
+    """Exactly the pools that the exchange's documentation shows. They do not change."""
 
     def __init__(self) -> None:
         folder = files("binance_insurance.sandbox") / "documented"
@@ -43,11 +43,11 @@ class Documented(Scenario):
 
 
 class Market(Scenario):
-    """A generated exchange: about 900 symbols in 60 pools, with balances that move.
+    """A generated exchange: about 900 symbols in 60 pools, with balances that change.
 
     Args:
         seed: the same seed gives the same exchange at the same times.
-        move_every: seconds between two updates of the balances.
+        move_every: seconds between two changes of the balances.
 
     Some symbols are Chinese, some are delivery contracts. One pool holds several assets, one has
     a negative balance and one a balance of zero.
@@ -66,7 +66,7 @@ class Market(Scenario):
         first = [f"{base}{quote}" for base in _MAJORS for quote in ("USDT", "USDC")]
         first += [f"{base}USDT_{day}" for base in _MAJORS for day in _DELIVERIES]
         self._groups = [[*first, "ETHBTC"]]
-        # A few pools cover many symbols, most cover a handful, some stand for one alone.
+        # A few pools cover many symbols, most cover a few, some cover only one.
         sizes = [180, 120, 90, 70, 50, 40, 30, 25, 20, 15] + [1] * 15
         spread = len(others) - sum(sizes)
         sizes += [spread // 34] * 33
@@ -92,7 +92,7 @@ class Market(Scenario):
         self._pools: tuple[InsurancePool, ...] = ()
 
     def pools(self, at: float) -> tuple[InsurancePool, ...]:
-        """Return the pools at a time; the same object while nothing has moved."""
+        """Return the pools at a time; the same object while no balance has changed."""
         step = int(at // self._move_every)
         if step != self._step:
             updated = int(step * self._move_every * 1000)

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from ._accounting import Accounting, SeenRequest
-from ._faults import Fault, Mishap
+from ._faults import Fault, FaultKind
 from ._scenarios import Documented, Market, Scenario
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _LETTERS = {1: "S", 60: "M", 3_600: "H", 86_400: "D"}
 _NAMES = {1: "SECOND", 60: "MINUTE", 3_600: "HOUR", 86_400: "DAY"}
 _WORTH_COMPRESSING = 1024
 _REFUSED, _BANNED = 429, 418
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: closing sends a TCP reset
 
 
 class Sandbox:
@@ -36,26 +36,26 @@ class Sandbox:
 
     Args:
         scenario: `"documented"` (the pools of the exchange's documentation), `"market"` (about
-            900 symbols in 60 pools, with balances that move) or a `Scenario` of your own.
+            900 symbols in 60 pools, with balances that change) or your own `Scenario`.
         limit: request weight that the IP is granted in one window.
         interval: seconds of a window, a whole number.
-        snapshot_weight: weight of the request without symbol.
+        snapshot_weight: weight of the snapshot request, the one without `symbol`.
         ban_seconds: length of the first ban; it doubles with each further one, up to 3 days.
         tolerated_refusals: 429s in one window after which the next request brings a ban.
         clock_offset: seconds by which the exchange's clock is ahead of the local one.
-        latency: seconds between counting a request and answering it, or a function giving them.
+        latency: seconds between counting and answering a request, or a function that returns them.
         other_weight_per_second: what other clients on the same IP spend, evenly.
-        used_weight_header: whether answers tell the used weight, say -1, or lack the header.
-        retry_after: whether refusals carry `Retry-After`, carry 0, or lack it.
-        node_lag: every other answer tells a used weight that is lower by so much, as from a node
-            that lags behind.
-        faults: what happens to the next requests for pools, in order; see `Fault`.
+        used_weight_header: whether answers report the used weight, report -1, or have no header.
+        retry_after: whether refusals carry `Retry-After`, carry it as 0, or do not carry it.
+        node_lag: every second answer reports a used weight that is lower by this much, like a
+            node of the exchange that lags behind.
+        faults: faulty answers for the next requests for pools, in order; see `Fault`.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         clock: the local clock in seconds since 1970.
 
-    All settings but host, port and scenario can be changed while it runs, as attributes of the
-    same names (limit, ban and traffic settings are attributes of `accounting`).
+    All settings except host, port and scenario can be changed while it runs: they are attributes
+    of the same names (limit, ban and traffic settings are attributes of `accounting`).
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Sandbox:
 
     @property
     def requests(self) -> tuple[SeenRequest, ...]:
-        """The requests that it was asked, oldest first (the last 100,000)."""
+        """The requests that it received, oldest first (the last 100,000)."""
         return tuple(self.accounting.seen)
 
     @property
@@ -125,7 +125,7 @@ class Sandbox:
         return self._clock() + self.clock_offset
 
     def inject(self, *faults: Fault) -> None:
-        """Let the next requests for pools go wrong, in this order."""
+        """Answer the next requests for pools with these faults, in this order."""
         self.faults.extend(faults)
 
     def spend_elsewhere(self, weight: int) -> None:
@@ -138,7 +138,7 @@ class Sandbox:
         app.router.add_get("/fapi/v1/time", self._time)
         app.router.add_get("/fapi/v1/exchangeInfo", self._exchange_info)
         app.router.add_get("/fapi/v1/insuranceBalance", self._insurance_balance)
-        # A stalled request must not hold up the end.
+        # A stalled request must not delay the shutdown.
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
         )
@@ -196,7 +196,7 @@ class Sandbox:
         symbol: str | None = None,
         faulty: bool = False,
     ) -> web.StreamResponse:
-        """Count a request, judge it, and answer it in the way that its verdict asks for."""
+        """Count a request, decide its verdict, and send the answer that belongs to the verdict."""
         now = self.now
         endpoint = request.path.rpartition("/")[2]
         if faulty and self.faults and not self.faults[0].counted:
@@ -212,10 +212,10 @@ class Sandbox:
         status, body = content(now)
         if fault is None:
             return self._response(request, seen, status, body, {})
-        if fault.mishap is Mishap.NONE:
+        if fault.kind is FaultKind.NONE:
             body = fault.body if fault.body is not None else body
             return self._response(request, seen, fault.status, body, fault.headers)
-        if fault.mishap is Mishap.STALL:
+        if fault.kind is FaultKind.STALL:
             await asyncio.Event().wait()
         return await self._break_off(request, seen, body, fault)
 
@@ -232,7 +232,7 @@ class Sandbox:
             body=body,
             headers={**self._common_headers(seen), **headers},
             content_type=None if "Content-Type" in headers else _content_type(body),
-            zlib_executor_size=1 << 30,  # never worth a thread
+            zlib_executor_size=1 << 30,  # compress in this thread
         )
         if len(body) >= _WORTH_COMPRESSING and "gzip" in request.headers.get("Accept-Encoding", ""):
             response.enable_compression(web.ContentCoding.gzip)
@@ -243,7 +243,7 @@ class Sandbox:
     ) -> web.StreamResponse:
         headers = {**self._common_headers(seen), **fault.headers}
         response = web.StreamResponse(status=fault.status, headers=headers)
-        in_body = fault.mishap is Mishap.CUT_OFF
+        in_body = fault.kind is FaultKind.CUT_OFF
         if in_body:
             response.content_length = len(body)
             await response.prepare(request)
