@@ -66,12 +66,12 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Silent unless the application sets logging up.
+# No log output unless the application configures logging.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:
-    # What not every user needs is imported when it is first asked for.
+    # Imported on first use, because not every user needs them.
     if name in __all__:
         return getattr(_budget, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m binance_insurance` is the command line."""
+"""`python -m binance_insurance` runs the command line."""
 
 from .cli import main
 

@@ -1,4 +1,4 @@
-"""Status and bytes to pools, or to the error that says what came instead."""
+"""Decodes an answer (status and body) to pools, or to the error that describes it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TOO_MANY_REQUESTS = 429
 _BANNED = 418
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-# One decoder for both shapes: an object for one symbol, a list without.
+# One decoder for both shapes: an object for one symbol, a list for the snapshot request.
 _decode: Callable[[bytes], InsurancePool | list[InsurancePool]] = msgspec.json.Decoder(
     InsurancePool | Annotated[list[InsurancePool], msgspec.Meta(min_length=1)]
 ).decode
@@ -74,7 +74,7 @@ def decode_pool(body: bytes, symbol: str) -> InsurancePool:
 
 
 def decode_pools(body: bytes) -> tuple[InsurancePool, ...]:
-    """Decode the answer without symbol: every pool.
+    """Decode the answer to the snapshot request: every pool.
 
     Raises:
         DecodeError: the body is not a list of pools.
@@ -92,7 +92,7 @@ def decode_weight_limit(body: bytes, interval: int) -> int:
     """Decode `exchangeInfo`: the request weight granted in windows of `interval` seconds.
 
     Raises:
-        DecodeError: the body is something else, or has no such limit.
+        DecodeError: the body has another shape, or no such limit.
     """
     try:
         info = _decode_exchange_info(body)
@@ -140,7 +140,7 @@ def status_error(
 
 
 def read_refusal(body: bytes) -> tuple[int, str] | None:
-    """Read the exchange's `{"code", "msg"}`; None if the body is something else."""
+    """Read the exchange's `{"code", "msg"}`; None if the body has another shape."""
     try:
         refusal = _decode_refusal(body)
     except _UNREADABLE:
@@ -162,24 +162,24 @@ _KINDS: Mapping[int, type[StatusError]] = {
     451: ForbiddenError,
 }
 _MEANINGS: Mapping[int, str] = {
-    404: "nothing is served there, check the base URL; ",
-    403: "the exchange's firewall refused this IP; do not ask again before you know why; ",
+    404: "nothing is served at this URL, check the base URL; ",
+    403: "the exchange's firewall refused this IP; find the reason before you send more; ",
     429: "the weight limit of this IP was passed; ",
-    451: "the exchange does not serve this place; ",
+    451: "the exchange does not serve this location; ",
 }
 
 
 def _refuse(body: bytes, symbol: str | None, error: Exception) -> Never:
     refusal = read_refusal(body)
     if refusal is not None:
-        _fail(body, symbol, f"the exchange said {refusal[1]!r} (code {refusal[0]})", error)
+        _fail(body, symbol, f"the exchange answered {refusal[1]!r} (code {refusal[0]})", error)
     _fail(body, symbol, _reason(error), error)
 
 
 def _reason(error: Exception) -> str:
     reason = str(error)
     if isinstance(error, msgspec.ValidationError) and " - at `" not in reason:
-        reason += " - at `$`"  # msgspec leaves the root's own path out
+        reason += " - at `$`"  # msgspec gives no path for the root
     return reason
 
 
@@ -191,6 +191,6 @@ def _fail(body: bytes, symbol: str | None, reason: str, cause: Exception | None 
         symbol=symbol,
         reason=reason,
         body=text,
-        # By its brackets, since a parser may stumble over the cut before it meets the end.
+        # Judged by its brackets: a parser may report another error before it reaches the cut.
         truncated=not start or (start in b"{[" and end not in b"}]"),
     ) from cause

@@ -1,4 +1,4 @@
-"""Time and chance, injected together."""
+"""Clocks, sleep and randomness in one value, so that tests can replace them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from msgspec import Struct
 
 
 class Runtime(Struct, frozen=True):
-    """Where clocks, sleep and randomness come from; tests put virtual ones here.
+    """The clocks, sleep and randomness to use; tests pass virtual ones.
 
     Attributes:
-        monotonic: seconds that never jump; only differences mean something.
-        wall: seconds since 1970 UTC by the local clock. It only stands in for the exchange's
-            clock where an answer carries no `Date`.
+        monotonic: seconds of a clock that does not jump; only differences have a meaning.
+        wall: seconds since 1970 UTC by the local clock. It is used only where an answer has no
+            `Date`, in place of the exchange's clock.
         sleep: waits for a number of seconds.
-        random: a number from 0 up to 1.
+        random: returns a number from 0 up to 1.
     """
 
     monotonic: Callable[[], float] = time.monotonic

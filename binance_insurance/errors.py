@@ -1,12 +1,12 @@
-"""Every way in which a call can fail.
+"""All errors that a call can raise.
 
 ::
 
     InsuranceError
-    ├── TransportError             no usable answer came over the wire
-    │   ├── ConnectError           never connected, so certainly nothing was sent
+    ├── TransportError             no usable answer arrived
+    │   ├── ConnectError           no connection, so nothing was sent
     │   └── RequestTimeoutError    no complete answer in time
-    ├── StatusError                the exchange refused
+    ├── StatusError                a status other than 200
     │   ├── BadRequestError        400
     │   │   └── InvalidSymbolError 400 with code -1121
     │   ├── RateLimitError         429
@@ -14,9 +14,9 @@
     │   ├── ForbiddenError         403 and 451
     │   └── ServerError            408 and 5xx
     ├── DecodeError                200, but not a pool
-    ├── BudgetTimeoutError         the wait for weight outlasts the timeout
-    ├── BulkFetchError             some of many symbols failed
-    └── StoreError                 a file or database of ours failed
+    ├── BudgetTimeoutError         the wait for weight is longer than the timeout
+    ├── BulkFetchError             some of several symbols failed
+    └── StoreError                 a shared budget's file or Redis failed
 
 Catch `InsuranceError` for all of them. Wrong arguments are `ValueError` or `TypeError`, raised
 before anything is sent. All errors can be pickled.
@@ -56,10 +56,10 @@ _UNKNOWN_END = datetime.max.replace(tzinfo=UTC)
 
 
 class InsuranceError(Exception):
-    """The root of all errors of this package.
+    """The base class of all errors of this package.
 
     Attributes:
-        symbol: the symbol that the failed request asked for; None where it asked for all pools.
+        symbol: the symbol that the failed call asked for; None if it asked for all pools.
             `str()` of the error begins with it.
     """
 
@@ -68,7 +68,7 @@ class InsuranceError(Exception):
         self.symbol = symbol
 
     def about(self, symbol: str) -> Self:
-        """Return this error for a symbol: itself, or a copy."""
+        """Return this error for a symbol: the same object, or a copy."""
         if self.symbol == symbol:
             return self
         error = self.copy()
@@ -76,7 +76,7 @@ class InsuranceError(Exception):
         return error
 
     def copy(self) -> Self:
-        """Return a copy with the same cause and a traceback of its own."""
+        """Return a copy with the same cause and its own traceback."""
         error = copy(self)
         error.__cause__ = self.__cause__
         return error
@@ -91,11 +91,11 @@ class TransportError(InsuranceError):
 
 
 class ConnectError(TransportError):
-    """No connection came about (refused, DNS, TLS), so no weight was spent."""
+    """No connection was made (refused, DNS, TLS), so nothing was sent and no weight spent."""
 
 
 class RequestTimeoutError(TransportError):
-    """No complete answer came within the attempt's or the call's time."""
+    """No complete answer arrived within the timeout of the attempt or of the call."""
 
 
 class StatusError(InsuranceError):
@@ -103,9 +103,9 @@ class StatusError(InsuranceError):
 
     Attributes:
         status: the HTTP status.
-        code: the exchange's own error code, such as -1121; None if the body carries none.
-        message: the exchange's own words, or the start of a body that is not JSON.
-        retry_after: seconds from the header `Retry-After`; None if absent or 0.
+        code: the exchange's own error code, such as -1121; None if the body has none.
+        message: the exchange's own message, or the start of a body that is not JSON.
+        retry_after: seconds from the header `Retry-After`; None if the header is missing or 0.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class StatusError(InsuranceError):
 
 
 class BadRequestError(StatusError):
-    """400: the request is wrong, and asking again would only cost its weight again."""
+    """400: the request is wrong. A retry would spend its weight again and fail again."""
 
 
 class InvalidSymbolError(BadRequestError):
@@ -134,14 +134,14 @@ class InvalidSymbolError(BadRequestError):
 
 
 class RateLimitError(StatusError):
-    """429: the weight limit of this IP was passed; the budget is frozen until it refills."""
+    """429: this IP passed its weight limit. A freeze follows: nothing is sent until it ends."""
 
 
 class IPBannedError(RateLimitError):
-    """418: this IP is banned. Nothing is sent until the ban ends.
+    """418: the exchange has banned this IP. Nothing is sent until the ban ends.
 
     Attributes:
-        banned_until: the end of the ban by the exchange's clock, as an aware datetime in UTC.
+        banned_until: when the ban ends by the exchange's clock, an aware datetime in UTC.
     """
 
     def __init__(
@@ -167,20 +167,20 @@ class IPBannedError(RateLimitError):
 
 
 class ForbiddenError(StatusError):
-    """403 (the exchange's firewall) or 451 (not served to this place): do not ask again."""
+    """403 (the exchange's firewall) or 451 (location not served): not retried, do not ask again."""
 
 
 class ServerError(StatusError):
-    """408 or 5xx: trouble behind the exchange's front; retried with backoff."""
+    """408 or 5xx: a failure inside the exchange; retried with backoff."""
 
 
 class DecodeError(InsuranceError):
-    """The exchange answered 200 with something that is not a pool.
+    """The exchange answered 200, but the body is not a pool.
 
     Attributes:
-        reason: where and how it broke, with a JSON path such as `$.assets[0].marginBalance`.
-        body: what came, cut to 200 characters.
-        truncated: whether the JSON broke off before its end; such answers are retried.
+        reason: what is wrong and where, as a JSON path such as `$.assets[0].marginBalance`.
+        body: the body that arrived, cut to 200 characters.
+        truncated: whether the JSON ends too early; such answers are retried.
     """
 
     def __init__(
@@ -199,11 +199,11 @@ class DecodeError(InsuranceError):
 
 
 class BudgetTimeoutError(InsuranceError):
-    """The wait for weight outlasts the call's timeout; raised as soon as that is certain.
+    """The wait for weight cannot end before the call's timeout; raised as soon as that is certain.
 
     Attributes:
-        wait: seconds until the weight could be had at the earliest; infinite if the request
-            weighs more than the budget ever holds.
+        wait: seconds until the weight is free at the earliest; infinite if the request weighs
+            more than a whole window of the budget.
     """
 
     def __init__(self, message: str, *, symbol: str | None = None, wait: float = 0.0) -> None:
@@ -212,11 +212,11 @@ class BudgetTimeoutError(InsuranceError):
 
 
 class BulkFetchError(InsuranceError):
-    """Some of the symbols asked for failed.
+    """Some of the requested symbols failed.
 
     Attributes:
-        pools: what did arrive, by symbol, in the order asked.
-        errors: the error of each symbol that failed, in the order asked.
+        pools: the pools that arrived, by symbol, in the order requested.
+        errors: the error of each symbol that failed, in the order requested.
     """
 
     def __init__(
@@ -232,4 +232,4 @@ class BulkFetchError(InsuranceError):
 
 
 class StoreError(InsuranceError):
-    """A file or database that this package keeps could not be read or written."""
+    """A file or database of this package, such as a shared budget's, cannot be used."""

@@ -1,7 +1,7 @@
-"""The exchange's answer as immutable, exact values.
+"""Pools, balances and snapshots as immutable, exact values.
 
-A pool's balance belongs to the pool. It stands behind all of its symbols at once, so it is never
-divided by their number and never added up once per symbol.
+A pool's balance belongs to the pool and covers all of its symbols together. So do not divide it by
+the number of symbols, and do not add it up once per symbol.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact])
-_MAX_MAGNITUDE = 100  # 10^±100: beyond any money, and it bounds what an exact sum can cost
+_MAX_MAGNITUDE = 100  # 10^±100: larger than any real amount; it limits the digits of an exact sum
 _MAX_SYMBOL_LENGTH = 64
 _MAX_TIME = 253_402_300_799_999  # the last millisecond that a datetime can hold
 
@@ -49,10 +49,10 @@ def normalise_symbol(symbol: str) -> str:
 
 
 class AssetBalance(Struct, frozen=True, gc=False, rename="camel"):
-    """What a pool holds of one asset.
+    """The balance of one asset in a pool.
 
     Attributes:
-        asset: such as `USDT`.
+        asset: the name of the asset, such as `USDT`.
         margin_balance: the exact amount, in units of the asset; it can be negative.
         update_time: when the exchange last updated it, in milliseconds since 1970 UTC.
     """
@@ -72,17 +72,17 @@ class InsurancePool(Struct, frozen=True, gc=False, rename="camel"):
     """One insurance pool: the symbols that it covers, and what it holds.
 
     Attributes:
-        symbols: every symbol behind which the pool stands, delivery contracts included.
+        symbols: every symbol that the pool covers, delivery contracts included.
         assets: its balances, one for each asset.
 
-    `"BTCUSDT" in pool` tells whether it covers a symbol, in upper or lower case.
+    `"BTCUSDT" in pool` is true if the pool covers the symbol, in upper or lower case.
     """
 
     symbols: Annotated[tuple[str, ...], Meta(min_length=1)]
     assets: Annotated[tuple[AssetBalance, ...], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
-        """Refuse balances that cannot be: two of one asset, or NaN, infinity and 1E+999999."""
+        """Refuse invalid balances: two of one asset, NaN, infinity, or 1E+999999."""
         assets: set[str] = set()
         for held in self.assets:
             amount = held.margin_balance
@@ -97,10 +97,10 @@ class InsurancePool(Struct, frozen=True, gc=False, rename="camel"):
         return symbol in self.symbols or symbol.strip().upper() in self.symbols
 
     def balance(self, asset: str) -> Decimal:
-        """Return what the pool holds of `asset`, in units of that asset.
+        """Return the balance of `asset`, in units of that asset.
 
         Raises:
-            KeyError: the pool does not hold it. That is not the same as a balance of zero.
+            KeyError: the pool does not hold the asset. That is not the same as a balance of zero.
         """
         for held in self.assets:
             if held.asset == asset:
@@ -115,8 +115,8 @@ class InsuranceSnapshot(Struct, frozen=True, dict=True):
         pools: the pools, in the exchange's order. `len()` counts them, iteration yields them.
         observed_at: when the exchange answered, by its own clock (its `Date` has whole seconds).
 
-    `snapshot["BTCUSDT"]` is the pool of that symbol, `KeyError` if no pool names it; should two
-    pools name it, the first one.
+    `snapshot["BTCUSDT"]` is the pool of that symbol. It raises `KeyError` if no pool names the
+    symbol. If two pools name it, it is the first one.
     """
 
     pools: tuple[InsurancePool, ...]
@@ -151,9 +151,9 @@ class InsuranceSnapshot(Struct, frozen=True, dict=True):
         return len(self.pools)
 
     def totals(self) -> dict[str, Decimal]:
-        """Return what all pools hold together, by asset: each pool once, summed without rounding.
+        """Return the sum over all pools for each asset: each pool once, without rounding.
 
-        Units are those of each asset; amounts of different assets are not converted.
+        Each sum is in units of its asset; nothing is converted.
         """
         totals: dict[str, Decimal] = {}
         for pool in self.pools:
@@ -166,14 +166,15 @@ class InsuranceSnapshot(Struct, frozen=True, dict=True):
 
 
 class RequestWeight(Struct, frozen=True, kw_only=True):
-    """How much request weight the exchange grants this IP, and how much of it is gone.
+    """The request weight that the exchange grants this IP, and how much of it is used.
 
     Attributes:
         limit: weight that the exchange grants the IP in one window.
         interval: seconds of a window; windows begin at multiples of it since 1970 UTC.
         used_weight: weight that all clients on the IP have used in this window; None if the
-            exchange did not tell.
-        resets_at: when the next window begins, by the exchange's clock; None if it told no time.
+            answer did not report it.
+        resets_at: when the next window begins, by the exchange's clock; None if that clock is
+            not known, because no answer had a `Date`.
     """
 
     limit: int
@@ -183,5 +184,5 @@ class RequestWeight(Struct, frozen=True, kw_only=True):
 
     @property
     def left(self) -> int | None:
-        """What is left for all clients on the IP; None if the exchange did not tell."""
+        """Weight that is left for all clients on the IP; None if `used_weight` is None."""
         return None if self.used_weight is None else max(0, self.limit - self.used_weight)
