@@ -1,4 +1,4 @@
-"""The command line, `binance-insurance`; needs the extra `cli`."""
+"""The command line `binance-insurance`; it needs the extra `cli`."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"rich", "typer"}:
             raise
-        sys.exit("binance-insurance needs its extra 'cli': pip install 'binance-insurance[cli]'")
+        sys.exit("binance-insurance needs the extra 'cli': pip install 'binance-insurance[cli]'")
     run()

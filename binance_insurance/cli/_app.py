@@ -1,4 +1,4 @@
-"""The commands, and what the shell gets to see of an error."""
+"""The commands, their error messages and their exit codes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ USAGE, LIMITED, NETWORK, BAD_ANSWER, NO_BUDGET = 2, 3, 4, 5, 6
 _INTERRUPTED = 130
 
 app = typer.Typer(
-    epilog="Exit codes: 0 done, 2 usage, 3 banned or limited, 4 network, 5 bad answer, "
-    "6 no budget.",
+    epilog="Exit codes: 0 done, 2 usage, 3 banned or rate limited, 4 network, 5 bad answer, "
+    "6 budget not usable.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -65,7 +65,7 @@ def options(
 
 
 class Format(StrEnum):
-    """How to print."""
+    """Output formats."""
 
     TABLE = "table"
     JSON = "json"
@@ -73,7 +73,7 @@ class Format(StrEnum):
 
 
 class Scenario(StrEnum):
-    """What a local exchange holds."""
+    """The pools that the local exchange serves."""
 
     DOCUMENTED = "documented"
     MARKET = "market"
@@ -82,7 +82,10 @@ class Scenario(StrEnum):
 BaseUrl = Annotated[
     str,
     typer.Option(
-        "--base-url", envvar="BINANCE_INSURANCE_BASE_URL", help="Exchange to ask.", metavar="URL"
+        "--base-url",
+        envvar="BINANCE_INSURANCE_BASE_URL",
+        help="URL of the exchange.",
+        metavar="URL",
     ),
 ]
 Budget = Annotated[
@@ -90,17 +93,22 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         envvar="BINANCE_INSURANCE_BUDGET",
-        help="Where processes on this IP share one weight budget: memory://, sqlite:///path or "
-        "redis://host. Default: a file of this user's, so that shells and cron jobs on this host "
-        "share one; memory:// with --sandbox.",
+        help="Weight budget to share with other processes on this IP: sqlite:///path, redis://host "
+        "or, to share none, memory://. Default: a file in this user's state directory, shared by "
+        "all commands of this user on this host; with --sandbox memory://.",
         metavar="URL",
         show_default=False,
     ),
 ]
 UseSandbox = Annotated[
-    bool, typer.Option("--sandbox", help="Ask a local exchange that runs just for this command.")
+    bool, typer.Option("--sandbox", help="Use a local exchange that runs only for this command.")
 ]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds for everything.", metavar="S")]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        min=0.001, help="Seconds for everything: the wait for weight and all attempts.", metavar="S"
+    ),
+]
 DEFAULT_URL = "https://fapi.binance.com"
 
 
@@ -108,20 +116,20 @@ DEFAULT_URL = "https://fapi.binance.com"
 def pools(
     context: typer.Context,
     symbols: Annotated[
-        list[str] | None, typer.Argument(help="Symbols to ask for; none: every pool.")
+        list[str] | None, typer.Argument(help="Symbols whose pools to print; default: every pool.")
     ] = None,
     *,
-    format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = Format.TABLE,
+    format: Annotated[Format, typer.Option("--format", "-f", help="Output format.")] = Format.TABLE,
     base_url: BaseUrl = DEFAULT_URL,
     budget: Budget = None,
     sandbox: UseSandbox = False,
     scenario: Annotated[
         Scenario | None,
-        typer.Option(help="What the local exchange holds.", show_default="documented"),
+        typer.Option(help="Pools of the local exchange.", show_default="documented"),
     ] = None,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Print the insurance pools behind symbols, or every pool."""
+    """Print the insurance pools of the given symbols, or every pool."""
 
     async def show(client: InsuranceClient) -> None:
         asked: dict[str, InsurancePool] = {}
@@ -141,7 +149,7 @@ def pools(
             raise errors[0] if len(errors) == 1 else failure
 
     if scenario is not None and not sandbox:
-        raise typer.BadParameter("is for a local exchange; add --sandbox", param_hint="--scenario")
+        raise typer.BadParameter("works only with --sandbox", param_hint="--scenario")
     local = (scenario or Scenario.DOCUMENTED) if sandbox else None
     _run(_with_client(show, _base_url(context, base_url), budget, local))
 
@@ -150,15 +158,17 @@ def pools(
 def limits(
     context: typer.Context,
     *,
-    format: Annotated[Format, typer.Option("--format", "-f", help="table or json.")] = Format.TABLE,
+    format: Annotated[
+        Format, typer.Option("--format", "-f", help="Output format: table or json.")
+    ] = Format.TABLE,
     base_url: BaseUrl = DEFAULT_URL,
     budget: Budget = None,
     sandbox: UseSandbox = False,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Print used weight, what is left of the limit, and when the window turns."""
+    """Print the rate limit: used weight, weight left, and when the window rolls over."""
     if format is Format.CSV:
-        raise typer.BadParameter("limits prints a table or json", param_hint="--format")
+        raise typer.BadParameter("limits supports table and json", param_hint="--format")
 
     async def show(client: InsuranceClient) -> None:
         weight = await client.fetch_request_weight(timeout=timeout)
@@ -176,12 +186,14 @@ def limits(
 def sandbox(
     *,
     scenario: Annotated[
-        Scenario, typer.Option(help="What the local exchange holds.")
+        Scenario, typer.Option(help="Pools that the exchange serves.")
     ] = Scenario.MARKET,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8089,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8089,
     limit: Annotated[int, typer.Option(min=1, help="Request weight per minute.")] = 2400,
-    latency: Annotated[float, typer.Option(min=0, help="Seconds before each answer.")] = 0.0,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds until each answer.")] = 0.0,
 ) -> None:
     """Serve a local exchange until Ctrl-C."""
 
@@ -207,7 +219,7 @@ async def _with_client(
     budget_url: str | None,
     scenario: Scenario | None,
 ) -> None:
-    """Run a command's question against the exchange, or a local one made for it."""
+    """Run a command against the exchange, or against a local one started for it."""
     async with AsyncExitStack() as stack:
         if scenario is not None:
             base_url = (await stack.enter_async_context(Sandbox(scenario.value))).url
@@ -223,14 +235,14 @@ async def _with_client(
 
 
 def _own_budget() -> str:
-    """Name the budget that all commands of this user on this host share."""
+    """Return the URL of the budget that all commands of this user on this host share."""
     return f"sqlite:///{user_state_path('binance-insurance') / 'budget.sqlite'}"
 
 
 def _base_url(context: typer.Context, base_url: str) -> str:
     given = context.get_parameter_source("base_url")
     if context.params["sandbox"] and given is not None and given.name == "COMMANDLINE":
-        raise typer.BadParameter("give either this or --sandbox", param_hint="--base-url")
+        raise typer.BadParameter("cannot be combined with --sandbox", param_hint="--base-url")
     return base_url
 
 
@@ -257,7 +269,7 @@ def _run(work: Coroutine[object, object, None], *, interrupted: int = _INTERRUPT
 
 
 def _exit_code(error: InsuranceError) -> int:
-    """Sort an error into the kinds that a script tells apart."""
+    """Return the exit code of an error, by which a script can react."""
     if isinstance(error, BulkFetchError):
         return max(_exit_code(each) for each in error.errors.values())
     if isinstance(error, BadRequestError):
@@ -275,7 +287,7 @@ def _fail(message: str, code: int) -> Never:
 
 
 def _console() -> Console:
-    # A pipe has no width: nothing is worth breaking a line for.
+    # A pipe has no width: use wide lines, so that few are broken.
     return Console() if sys.stdout.isatty() else Console(width=200)
 
 

@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     from ..models import InsurancePool, RequestWeight
 
 _FIELDS = ("asset", "marginBalance", "updateTime", "symbols")
-_NAMED = 12
-_NAMED_OF_MANY = 8
+_NAMED = 12  # a pool of up to so many symbols is shown with all of them
+_NAMED_OF_MANY = 8  # a larger pool with its first ones
 
 
 def pools_table(asked: Sequence[str], pools: Sequence[InsurancePool]) -> Table:
-    """Draw one block for each pool: what it holds, and the symbols behind which it stands."""
+    """Build a table with one block for each pool: its symbols and its balances."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("Behind", overflow="fold", ratio=1)
+    table.add_column("Symbols", overflow="fold", ratio=1)
     table.add_column("Balance", justify="right", no_wrap=True)
     table.add_column("Asset", no_wrap=True)
     table.add_column("Updated (UTC)", no_wrap=True, style="dim")
     for number, pool in enumerate(pools):
         if number:
             table.add_section()
-        behind = _behind(pool, [symbol for symbol in asked if symbol in pool.symbols])
+        symbols = _symbols(pool, [symbol for symbol in asked if symbol in pool.symbols])
         width = max(len(_fraction(held.margin_balance)) for held in pool.assets)
         for row, held in enumerate(pool.assets):
-            amount = f"{held.margin_balance:f}"  # plain digits, to be copied
+            amount = f"{held.margin_balance:f}"  # no exponent, so that it can be copied
             pad = " " * (width - len(_fraction(held.margin_balance)))
             table.add_row(
-                behind if row == 0 else "",
+                symbols if row == 0 else "",
                 amount + pad,
                 held.asset,
                 f"{held.updated_at:%Y-%m-%d %H:%M:%S}",
@@ -50,12 +50,12 @@ def pools_table(asked: Sequence[str], pools: Sequence[InsurancePool]) -> Table:
 
 
 def pools_json(pools: Sequence[InsurancePool]) -> str:
-    """Write a list of pools as the exchange does, each once."""
+    """Return a JSON list of pools in the exchange's own format, each pool once."""
     return msgspec.json.format(msgspec.json.encode(pools), indent=2).decode()
 
 
 def pools_csv(pools: Iterable[InsurancePool]) -> str:
-    """Write a line for each asset of each pool, so that adding up an asset counts none twice."""
+    """Return one CSV line for each asset of each pool; adding up an asset counts none twice."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_FIELDS)
@@ -67,7 +67,7 @@ def pools_csv(pools: Iterable[InsurancePool]) -> str:
 
 
 def weight_table(weight: RequestWeight, budget: BudgetState) -> RenderableType:
-    """Draw what the exchange grants, what is used and left, and when the window turns."""
+    """Build a table of the limit, used weight, weight left, and when the window rolls over."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -77,17 +77,19 @@ def weight_table(weight: RequestWeight, budget: BudgetState) -> RenderableType:
     table.add_row(
         "Used",
         f"{weight.used_weight:,}" if known else "unknown",
-        "by all clients on the IP, this question included",
+        "by all clients on the IP, this request included",
     )
     table.add_row("Left", f"{weight.left:,}" if known else "unknown", "for all clients on the IP")
-    table.add_row("Ours", f"{budget.available:,}", f"after a reserve of {budget.reserve:,}")
-    turn = f"{weight.resets_at:%H:%M:%S}" if weight.resets_at else "unknown"
-    table.add_row("Resets", turn, "UTC, by the exchange's clock")
+    table.add_row(
+        "Ours", f"{budget.available:,}", f"for this budget, after a reserve of {budget.reserve:,}"
+    )
+    resets = f"{weight.resets_at:%H:%M:%S}" if weight.resets_at else "unknown"
+    table.add_row("Resets", resets, "UTC, by the exchange's clock")
     return table
 
 
 def weight_json(weight: RequestWeight, budget: BudgetState) -> str:
-    """Write the same as JSON."""
+    """Return the same values as JSON."""
     content = {
         **msgspec.structs.asdict(weight),
         "left": weight.left,
@@ -97,8 +99,8 @@ def weight_json(weight: RequestWeight, budget: BudgetState) -> str:
     return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
 
 
-def _behind(pool: InsurancePool, asked: Sequence[str]) -> Text:
-    """Name what was asked for, or the first of its symbols, then how many more there are."""
+def _symbols(pool: InsurancePool, asked: Sequence[str]) -> Text:
+    """Name the requested symbols of a pool, or its first ones, and the number of the others."""
     if asked:
         named = asked
     elif len(pool.symbols) <= _NAMED:
