@@ -1,7 +1,7 @@
-"""Processes on one IP, as if in containers: how much of each window they use, and what is refused.
+"""Processes on one IP, as if in containers: the weight used in each window, the requests refused.
 
-Run as `python -m benchmarks.fleet URL BUDGET LIMIT INTERVAL CALLERS NAME`, it is one of them: its
-callers ask for one symbol each, without end, until its input is closed. It prints what goes wrong.
+`python -m benchmarks.fleet URL BUDGET LIMIT INTERVAL CALLERS NAME` runs one process: each of its
+callers fetches one symbol again and again, until standard input is closed. It prints all errors.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _OK = 200
 
 
 class Window(msgspec.Struct):
-    """What the exchange saw in one window."""
+    """What the exchange counted in one window."""
 
     weight: int
     refused: int
 
 
 def windows(exchange: Sandbox) -> list[Window]:
-    """Add up what the exchange saw, by window; the first and the last are not full ones."""
+    """Add up the requests by window; the first and the last window are not complete."""
     interval = exchange.accounting.interval
     weight: Counter[int] = Counter()
     refused: Counter[int] = Counter()
@@ -57,7 +57,7 @@ def windows(exchange: Sandbox) -> list[Window]:
 async def process(
     url: str, budget: str, limit: int, *, interval: int, callers: int, name: str
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """Start one process of a fleet, and end it."""
+    """Start one process of a fleet, and end it afterwards."""
     arguments = [
         "-m",
         "benchmarks.fleet",
@@ -79,8 +79,8 @@ async def process(
         await running.wait()
 
 
-class Lonely(Scenario):
-    """Each symbol of a fleet has a pool of its own, so that nobody shares an answer."""
+class OnePoolPerSymbol(Scenario):
+    """Each symbol of a fleet has its own pool, so that no two callers can share a request."""
 
     def __init__(self, names: Sequence[str], callers: int) -> None:
         held = (AssetBalance("USDT", Decimal("793930579.315848"), 1745366402000),)
@@ -91,19 +91,19 @@ class Lonely(Scenario):
         )
 
     def pools(self, at: float) -> tuple[InsurancePool, ...]:
-        """Return the pools, which never change."""
+        """Return the pools, which do not change."""
         return self._pools
 
 
 async def watch(budget: str, limit: int, *, interval: int, callers: int, full: int) -> Window:
-    """Let four processes ask as much as they can, for so many full windows.
+    """Let four processes send as many requests as they can, for `full` whole windows.
 
     Returns:
-        The least weight that was granted in a full window, and all that was refused.
+        The lowest weight granted in a whole window, and the number of refused requests.
     """
     names = ("A", "B", "C", "D")
     async with (
-        Sandbox(Lonely(names, callers), limit=limit, interval=interval) as exchange,
+        Sandbox(OnePoolPerSymbol(names, callers), limit=limit, interval=interval) as exchange,
         AsyncExitStack() as stack,
     ):
         for name in names:
@@ -124,7 +124,7 @@ async def watch(budget: str, limit: int, *, interval: int, callers: int, full: i
 
 
 async def ask(client: InsuranceClient, symbol: str) -> None:
-    """Ask for one symbol without end; say what goes wrong, and stop at a ban."""
+    """Fetch one symbol again and again; print each error, and stop at a ban."""
     while True:
         try:
             await client.fetch_pool(symbol)
@@ -136,7 +136,7 @@ async def ask(client: InsuranceClient, symbol: str) -> None:
 
 
 async def run(arguments: Sequence[str]) -> None:
-    """Be one process of a fleet."""
+    """Run one process of a fleet."""
     url, address, limit, interval, callers, name = arguments
     budget = create_budget(address, int(limit), interval=float(interval), reserve=0)
     async with InsuranceClient(url, budget=budget) as client:

@@ -1,4 +1,4 @@
-"""The command line as a shell sees it: output, errors and exit codes."""
+"""The command line: output, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def run(*arguments: str, **env: str) -> Result:
 
 
 @pytest.fixture(autouse=True)
-def budget_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the tests away from the budget of whoever runs them."""
+def memory_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tests from using the budget file of the user."""
     monkeypatch.setenv("BINANCE_INSURANCE_BUDGET", "memory://")
 
 
 @pytest.fixture
 def exchange() -> Iterator[Sandbox]:
-    """A local exchange on a loop of its own, for commands that run theirs."""
+    """A local exchange in its own thread and event loop, because each command runs its own loop."""
     sandbox = Sandbox()
     loop = asyncio.new_event_loop()
     started, done = threading.Event(), asyncio.Event()
@@ -59,7 +59,7 @@ def exchange() -> Iterator[Sandbox]:
     loop.close()
 
 
-def test_the_main_job_prints_the_documented_pools_exactly() -> None:
+def test_pools_prints_the_documented_pools_exactly() -> None:
     result = run("pools", "--sandbox")
     assert result.exit_code == 0
     line = next(line for line in result.output.splitlines() if "793930579.315848" in line)
@@ -70,7 +70,7 @@ def test_the_main_job_prints_the_documented_pools_exactly() -> None:
         assert amount in result.output
 
 
-def test_symbols_are_named_first_and_their_pool_once() -> None:
+def test_requested_symbols_come_first_and_each_pool_once() -> None:
     result = run("pools", "btcusdt", "ADAUSDT", "ETHUSDT", "--sandbox")
     assert result.output.count("793930579.315848") == 1
     assert "BTCUSDT ETHUSDT" in result.output
@@ -93,13 +93,13 @@ def test_csv_has_a_line_for_each_asset_of_each_pool() -> None:
     assert lines[2].startswith("USDT,793930579.315848,1745366402000,BNBUSDT BTCUSDT ")
 
 
-def test_the_generated_market_can_be_shown() -> None:
+def test_pools_prints_the_generated_market() -> None:
     result = run("pools", "--sandbox", "--scenario", "market", "-f", "csv")
     assert len(result.output.splitlines()) == 64
-    assert "\nUSDT,0.00000000," in result.output, "zero is a number, in full"
+    assert "\nUSDT,0.00000000," in result.output, "a balance of zero is printed with all digits"
 
 
-def test_limits_tell_what_is_used_and_left(exchange: Sandbox) -> None:
+def test_limits_prints_used_weight_and_weight_left(exchange: Sandbox) -> None:
     exchange.spend_elsewhere(1399)
     result = run("limits", "--base-url", exchange.url)
     words = [line.split()[:2] for line in result.output.splitlines()]
@@ -111,7 +111,7 @@ def test_limits_tell_what_is_used_and_left(exchange: Sandbox) -> None:
     assert "unknown" in run("limits", "--base-url", exchange.url).output
 
 
-def test_what_did_arrive_is_printed_before_the_error(exchange: Sandbox) -> None:
+def test_pools_that_arrived_are_printed_before_the_error(exchange: Sandbox) -> None:
     result = run("pools", "BTCUSDT", "NOPE", "--base-url", exchange.url)
     assert result.exit_code == USAGE
     assert "793930579.315848" in result.stdout
@@ -130,7 +130,7 @@ def test_what_did_arrive_is_printed_before_the_error(exchange: Sandbox) -> None:
         (Fault.stall(), NETWORK, "no complete answer within 0.0"),
     ],
 )
-def test_each_kind_of_error_is_one_line_and_has_its_exit_code(
+def test_each_error_is_one_line_with_its_exit_code(
     exchange: Sandbox, fault: Fault, code: int, words: str
 ) -> None:
     exchange.inject(fault)
@@ -181,7 +181,7 @@ def test_the_version_is_printed() -> None:
     assert run("--version").output.startswith("binance-insurance 0.")
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(sys.modules):
         if name.startswith(("typer", "binance_insurance.cli._")):
             monkeypatch.delitem(sys.modules, name)

@@ -1,4 +1,4 @@
-"""The client against mocked sessions: calls, retries, deadlines, closing, shared sessions."""
+"""The client with mocked sessions: calls, retries, timeouts, closing, shared sessions."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def of(symbol: str) -> str:
 
 
 def make(runtime: Runtime, **options: Any) -> InsuranceClient:
-    """A client in the test's virtual time."""
+    """A client with the virtual time of the test."""
     budget = LocalBudget(runtime=runtime)
     return InsuranceClient(budget=budget, runtime=runtime, **options)
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3])
-async def test_trouble_is_retried_with_growing_waits(
+async def test_server_errors_are_retried_with_growing_delays(
     mocked: Callable[..., None], runtime: Runtime, failures: int
 ) -> None:
     for _ in range(failures):
@@ -61,7 +61,7 @@ async def test_trouble_is_retried_with_growing_waits(
         assert "BTCUSDT" in await client.fetch_pool("BTCUSDT")
         stats = client.stats()
     assert (stats.requests_sent, stats.retries) == (failures + 1, failures)
-    assert stats.weight_spent == failures + 1, "every attempt pays"
+    assert stats.weight_spent == failures + 1, "every attempt takes its weight"
     assert loop_time() == pytest.approx(0.2 * (2**failures - 1), abs=0.01)
 
 
@@ -76,7 +76,7 @@ async def test_trouble_is_retried_with_growing_waits(
         (599, ServerError),
     ],
 )
-async def test_lasting_trouble_is_raised_after_max_attempts(
+async def test_a_lasting_server_error_is_raised_after_max_attempts(
     mocked: Callable[..., None], runtime: Runtime, status: int, kind: type[StatusError]
 ) -> None:
     mocked(of("BTCUSDT"), status=status, repeat=True, body=b'{"code":-1008,"msg":"Overload"}')
@@ -101,7 +101,7 @@ async def test_lasting_trouble_is_raised_after_max_attempts(
         (301, b"", StatusError),
     ],
 )
-async def test_a_refusal_is_asked_exactly_once(
+async def test_a_refused_request_is_not_retried(
     mocked: Callable[..., None],
     runtime: Runtime,
     status: int,
@@ -128,7 +128,7 @@ async def test_a_refusal_is_asked_exactly_once(
         TimeoutError(),
     ],
 )
-async def test_a_broken_attempt_is_translated_with_its_cause_and_retried(
+async def test_a_failed_attempt_is_retried_and_its_error_keeps_the_cause(
     mocked: Callable[..., None], runtime: Runtime, failure: Exception
 ) -> None:
     mocked(of("BTCUSDT"), exception=failure)
@@ -155,7 +155,7 @@ async def test_no_connection_costs_no_weight(mocked: Callable[..., None], runtim
     assert client.stats().retries == 3
 
 
-async def test_a_host_that_cannot_be_spelled_is_a_connect_error(
+async def test_an_invalid_host_name_is_a_connect_error(
     mocked: Callable[..., None], runtime: Runtime
 ) -> None:
     mocked(of("BTCUSDT"), exception=UnicodeError("label too long"), repeat=True)
@@ -176,7 +176,9 @@ async def test_an_outage_does_not_double_the_load(
         assert client.stats().requests_sent == 600
 
 
-async def test_successes_earn_new_retries(mocked: Callable[..., None], runtime: Runtime) -> None:
+async def test_successes_refill_the_retry_quota(
+    mocked: Callable[..., None], runtime: Runtime
+) -> None:
     mocked(of("BTCUSDT"), status=503, repeat=100 + 40 * 4)
     mocked(of("ETHUSDT"), body=POOL, repeat=True)
     async with make(runtime) as client:
@@ -194,9 +196,7 @@ async def test_successes_earn_new_retries(mocked: Callable[..., None], runtime: 
         assert client.stats().retries == spent + 1
 
 
-async def test_a_pause_that_the_exchange_asks_for_is_kept(
-    mocked: Callable[..., None], runtime: Runtime
-) -> None:
+async def test_retry_after_is_respected(mocked: Callable[..., None], runtime: Runtime) -> None:
     mocked(of("BTCUSDT"), status=503, headers={"Retry-After": "3"})
     mocked(of("BTCUSDT"), body=POOL)
     mocked(of("ETHUSDT"), status=503, headers={"Retry-After": "3600"})
@@ -206,10 +206,10 @@ async def test_a_pause_that_the_exchange_asks_for_is_kept(
         with pytest.raises(ServerError) as caught:
             await client.fetch_pool("ETHUSDT")
     assert caught.value.retry_after == 3600
-    assert loop_time() < 4, "longer than the policy's patience, so it is not waited for"
+    assert loop_time() < 4, "Retry-After is longer than max_delay, so there is no retry"
 
 
-async def test_a_deadline_ends_the_retries_before_it_passes(
+async def test_no_retry_starts_that_would_pass_the_timeout(
     mocked: Callable[..., None], runtime: Runtime
 ) -> None:
     mocked(of("BTCUSDT"), status=500, repeat=True)
@@ -220,7 +220,7 @@ async def test_a_deadline_ends_the_retries_before_it_passes(
     assert loop_time() == pytest.approx(7, abs=0.01)
 
 
-async def test_after_429_too_late_for_a_retry_the_429_is_raised(
+async def test_a_429_is_raised_if_the_freeze_is_longer_than_the_timeout(
     mocked: Callable[..., None], runtime: Runtime
 ) -> None:
     mocked(of("BTCUSDT"), status=429, headers={"Retry-After": "20"}, body=UNKNOWN)
@@ -252,7 +252,7 @@ async def test_many_symbols_come_in_the_order_asked_without_repeats(
         assert client.stats().requests_sent == 2
 
 
-async def test_a_partial_failure_keeps_what_did_arrive(
+async def test_a_partial_failure_keeps_the_pools_that_arrived(
     mocked: Callable[..., None], runtime: Runtime
 ) -> None:
     symbols = ["BTCUSDT", "NOPE", "ETHUSDT"]
@@ -279,7 +279,7 @@ async def test_a_partial_failure_keeps_what_did_arrive(
 @pytest.mark.parametrize(
     "symbol", ["", "  ", "BTC USDT", "BTC\nUSDT", "A" * 65, "BTC\x00", "A\u2028B"]
 )
-async def test_what_cannot_be_a_symbol_is_refused_before_anything_is_sent(
+async def test_an_invalid_symbol_raises_before_anything_is_sent(
     runtime: Runtime, symbol: str
 ) -> None:
     async with make(runtime) as client:
@@ -295,7 +295,7 @@ async def test_what_cannot_be_a_symbol_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
-async def test_a_timeout_that_means_nothing_is_refused(runtime: Runtime, timeout: float) -> None:
+async def test_an_invalid_timeout_raises(runtime: Runtime, timeout: float) -> None:
     async with make(runtime) as client:
         with pytest.raises(ValueError, match="timeout must be positive"):
             await client.fetch_pool("BTCUSDT", timeout=timeout)
@@ -310,7 +310,7 @@ async def test_a_timeout_that_means_nothing_is_refused(runtime: Runtime, timeout
         ({"max_concurrency": 0}, "max_concurrency"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(options: dict[str, Any], words: str) -> None:
+def test_invalid_options_raise(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         InsuranceClient(**options)
 
@@ -319,12 +319,12 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], words: s
     "options",
     [{"max_attempts": 0}, {"base_delay": -1}, {"max_delay": float("inf")}],
 )
-def test_a_retry_policy_that_means_nothing_is_refused(options: dict[str, Any]) -> None:
+def test_an_invalid_retry_policy_raises(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         RetryPolicy(**options)
 
 
-async def test_a_closed_client_says_so(runtime: Runtime) -> None:
+async def test_a_closed_client_raises(runtime: Runtime) -> None:
     client = make(runtime)
     await client.aclose()
     await client.aclose()
@@ -335,24 +335,24 @@ async def test_a_closed_client_says_so(runtime: Runtime) -> None:
             pass
 
 
-async def test_closing_ends_calls_in_flight_with_an_error(runtime: Runtime) -> None:
+async def test_closing_fails_calls_in_flight(runtime: Runtime) -> None:
     budget = LocalBudget(runtime=runtime)
-    ahead = await budget.acquire()
+    probe = await budget.acquire()
     client = InsuranceClient(budget=budget, runtime=runtime)
     waiting = asyncio.create_task(client.fetch_pools(["BTCUSDT", "ETHUSDT"]))
-    unstarted = asyncio.create_task(client.fetch_pool("ADAUSDT"))
+    not_started = asyncio.create_task(client.fetch_pool("ADAUSDT"))
     await asyncio.sleep(0)
     await client.aclose()
-    for call in (waiting, unstarted):
+    for call in (waiting, not_started):
         with pytest.raises((InsuranceError, RuntimeError), match="closed"):
             await call
     assert budget.state().waiting == 0
-    budget.release(ahead)
+    budget.release(probe)
 
 
-async def test_a_cancelled_caller_is_cancelled_and_leaves_nothing(runtime: Runtime) -> None:
+async def test_a_cancelled_caller_stops_waiting_for_weight(runtime: Runtime) -> None:
     budget = LocalBudget(runtime=runtime)
-    ahead = await budget.acquire()
+    probe = await budget.acquire()
     async with InsuranceClient(budget=budget, runtime=runtime) as client:
         call = asyncio.create_task(client.fetch_pool("BTCUSDT"))
         await asyncio.sleep(0.5)
@@ -361,7 +361,7 @@ async def test_a_cancelled_caller_is_cancelled_and_leaves_nothing(runtime: Runti
         with pytest.raises(asyncio.CancelledError):
             await call
         assert budget.state().waiting == 0
-    budget.release(ahead)
+    budget.release(probe)
 
 
 async def test_a_shared_session_stays_open_and_serves_several_clients(
@@ -375,7 +375,7 @@ async def test_a_shared_session_stays_open_and_serves_several_clients(
         assert not session.closed
 
 
-async def test_the_symbol_is_encoded_and_a_path_in_the_base_url_kept(
+async def test_the_symbol_is_url_encoded_and_a_path_in_the_base_url_is_kept(
     mocked: Callable[..., None], runtime: Runtime
 ) -> None:
     mocked(

@@ -1,4 +1,4 @@
-"""Every code block and command in README and docs runs, and README's output is what it shows."""
+"""Every code block and command in README and docs runs and prints the output that is shown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def blocks(language: str) -> dict[str, str]:
 
 
 def commands() -> list[str]:
-    """The commands of ours that end by themselves."""
+    """The `binance-insurance` commands that end without Ctrl-C."""
     lines = [line for block in blocks("console").values() for line in block.splitlines()]
     ours = [line for line in lines if line.startswith("binance-insurance ")]
     return [line for line in ours if not line.startswith("binance-insurance sandbox")]
@@ -39,7 +39,7 @@ PYTHON = blocks("python")
 
 
 @pytest.mark.parametrize("code", PYTHON.values(), ids=PYTHON.keys())
-def test_a_python_block_runs_by_itself(code: str) -> None:
+def test_a_python_block_runs(code: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
@@ -55,7 +55,7 @@ def test_a_command_runs(command: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/weight.md"])
-def test_a_page_shows_what_its_example_prints(name: str) -> None:
+def test_a_page_shows_the_output_of_its_example(name: str) -> None:
     page = (ROOT / name).read_text("utf-8")
     code, shown = (
         next(block[2] for block in FENCE.finditer(page) if block[1] == language)

@@ -1,4 +1,4 @@
-"""The tree of errors, as documented, and what one can do with an error."""
+"""The documented error tree; errors can be pickled and name their symbol."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Four processes of 16 callers on one IP, over TCP, in real time: nothing is refused, all is used.
+"""Four processes with 16 callers each on one IP, over TCP, in real time.
 
-`pytest -m fleet --fleet-windows 10` watches them for longer.
+They use the whole limit and no request is refused. `pytest -m fleet --fleet-windows 10` runs them
+for longer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fleet import Lonely, Window, process, windows
+from benchmarks.fleet import OnePoolPerSymbol, Window, process, windows
 from benchmarks.redis_server import RedisServer
 from binance_insurance.sandbox import Fault, Sandbox
 
@@ -25,11 +26,11 @@ def _name(number: int) -> str:
     return f"P{number}N"
 
 
-PLACES = Lonely([_name(number) for number in range(50)], CALLERS)
+SCENARIO = OnePoolPerSymbol([_name(number) for number in range(50)], CALLERS)
 
 
 class Fleet:
-    """Some processes and the exchange that they ask."""
+    """Several processes and the exchange that they use."""
 
     def __init__(self, exchange: Sandbox, budget: str, stack: AsyncExitStack) -> None:
         self.exchange = exchange
@@ -38,7 +39,7 @@ class Fleet:
         self._stack = stack
 
     async def start(self, number: int) -> Process:
-        """Start one process and wait until it works."""
+        """Start one process and wait until it is ready."""
         started = await self._stack.enter_async_context(
             process(
                 self.exchange.url,
@@ -54,33 +55,33 @@ class Fleet:
         self.processes.append(started)
         return started
 
-    async def windows_turned(self, count: float) -> None:
-        """Wait for so many turns of the exchange's window."""
+    async def wait_windows(self, count: float) -> None:
+        """Wait until the exchange's window has rolled over `count` times; 2.25: plus a quarter."""
         await asyncio.sleep(INTERVAL - self.exchange.now % INTERVAL + (count - 1) * INTERVAL)
 
-    async def said(self) -> list[str]:
-        """End all and return what went wrong in them."""
-        said: list[str] = []
+    async def close(self) -> list[str]:
+        """End all processes and return the errors that they printed."""
+        errors: list[str] = []
         for running in self.processes:
             assert running.stdin is not None
             running.stdin.close()
         for running in self.processes:
             assert running.stdout is not None
-            said += (await running.stdout.read()).decode().splitlines()
-        return said
+            errors += (await running.stdout.read()).decode().splitlines()
+        return errors
 
 
 @asynccontextmanager
 async def fleet(budget: str) -> AsyncGenerator[Fleet]:
-    """Four processes at work."""
+    """Four processes that send requests."""
     async with (
         AsyncExitStack() as stack,
-        Sandbox(PLACES, limit=LIMIT, interval=INTERVAL) as exchange,
+        Sandbox(SCENARIO, limit=LIMIT, interval=INTERVAL) as exchange,
     ):
-        ships = Fleet(exchange, budget, stack)
-        await asyncio.gather(*(ships.start(number) for number in (1, 2, 3, 4)))
-        yield ships
-        await ships.said()
+        running = Fleet(exchange, budget, stack)
+        await asyncio.gather(*(running.start(number) for number in (1, 2, 3, 4)))
+        yield running
+        await running.close()
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -93,20 +94,20 @@ def budget(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def full(seen: list[Window]) -> list[Window]:
-    """Leave out the first window, in which they started, and the last."""
+    """Leave out the last window, and the first, in which the processes started."""
     return seen[1:-1]
 
 
-def test_four_processes_use_the_limit_and_never_pass_it(
+def test_four_processes_use_the_limit_without_a_refusal(
     budget: str, pytestconfig: pytest.Config
 ) -> None:
     count = int(pytestconfig.getoption("--fleet-windows") or 0)
 
     async def main() -> None:
-        async with fleet(budget) as ships:
-            await ships.windows_turned(count + 2.25)  # the first may go by before they begin
-            assert await ships.said() == []
-        seen = full(windows(ships.exchange))
+        async with fleet(budget) as running:
+            await running.wait_windows(count + 2.25)  # the first window may end before they start
+            assert await running.close() == []
+        seen = full(windows(running.exchange))
         assert len(seen) >= count
         assert [window.refused for window in seen] == [0] * len(seen)
         assert min(window.weight for window in seen) >= 0.95 * LIMIT
@@ -114,36 +115,36 @@ def test_four_processes_use_the_limit_and_never_pass_it(
     asyncio.run(main())
 
 
-def test_a_killed_process_costs_the_others_nothing_for_longer_than_a_window(
+def test_the_weight_of_a_killed_process_is_missing_for_at_most_one_window(
     budget: str, pytestconfig: pytest.Config
 ) -> None:
     kills = int(pytestconfig.getoption("--fleet-windows") or 0)
 
     async def main() -> None:
-        async with fleet(budget) as ships:
+        async with fleet(budget) as running:
             for number in range(kills):
-                await ships.windows_turned(1)
+                await running.wait_windows(1)
                 await asyncio.sleep(0.1)  # in the middle of its requests
-                victim = ships.processes.pop(0)
-                victim.kill()
-                await victim.wait()
-                await ships.start(5 + number)
-            await ships.windows_turned(2.25)
-            assert await ships.said() == []
-        seen = full(windows(ships.exchange))
+                killed = running.processes.pop(0)
+                killed.kill()
+                await killed.wait()
+                await running.start(5 + number)
+            await running.wait_windows(2.25)
+            assert await running.close() == []
+        seen = full(windows(running.exchange))
         assert sum(window.refused for window in seen) == 0
-        # What a process held at its end, at most one request of each caller.
+        # What a process had in flight when it was killed: at most one request of each caller.
         assert min(window.weight for window in seen) >= LIMIT - 2 * CALLERS
         assert seen[-1].weight >= 0.95 * LIMIT
 
     asyncio.run(main())
 
 
-def test_a_ban_that_one_meets_silences_all_and_who_comes_later(budget: str) -> None:
+def test_a_ban_of_one_process_stops_all_processes_and_later_ones(budget: str) -> None:
     async def main() -> None:
-        async with fleet(budget) as ships:
-            await ships.windows_turned(1.05)
-            exchange = ships.exchange
+        async with fleet(budget) as running:
+            await running.wait_windows(1.05)
+            exchange = running.exchange
             end = int((exchange.now + 300) * 1000)
             notice = b"Way too many requests; IP(203.0.113.7) banned until %d." % end
             exchange.inject(Fault.of_status(418, b'{"code":-1003,"msg":"%s"}' % notice))
@@ -151,36 +152,36 @@ def test_a_ban_that_one_meets_silences_all_and_who_comes_later(budget: str) -> N
                 await asyncio.sleep(0.001)
             await asyncio.sleep(0.3)
             before = len(exchange.requests)
-            await ships.start(5)
-            await ships.windows_turned(1.25)
+            await running.start(5)
+            await running.wait_windows(1.25)
             assert len(exchange.requests) == before
-            said = await ships.said()
-        assert len(said) == 5 * CALLERS, "every caller of every process was told"
-        assert {line.rpartition(".")[0] for line in said} == {said[0].rpartition(".")[0]}
-        assert said[0].startswith("IPBannedError")
+            errors = await running.close()
+        assert len(errors) == 5 * CALLERS, "every caller of every process got the error"
+        assert {line.rpartition(".")[0] for line in errors} == {errors[0].rpartition(".")[0]}
+        assert errors[0].startswith("IPBannedError")
 
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("redis_server")  # skips where there can be none
-def test_redis_may_stop_and_start_again_under_load(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("redis_server")  # skips where no server is available
+def test_redis_stops_and_starts_again_under_load(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     server.start()
 
     async def main() -> None:
-        async with fleet(server.url) as ships:
-            await ships.windows_turned(2)
+        async with fleet(server.url) as running:
+            await running.wait_windows(2)
             server.stop()
             await asyncio.sleep(5)
-            gone = int(ships.exchange.now // INTERVAL)
+            stopped = int(running.exchange.now // INTERVAL)
             server.start()
-            await ships.windows_turned(3.25)
-            assert await ships.said() == []
-        seen = windows(ships.exchange)
+            await running.wait_windows(3.25)
+            assert await running.close() == []
+        seen = windows(running.exchange)
         assert sum(window.refused for window in seen) == 0
-        first = int(ships.exchange.requests[0].at // INTERVAL)
-        assert seen[gone - first - 1].weight >= 20, "each goes on by itself"
-        assert seen[-2].weight >= 0.95 * LIMIT, "and comes back"
+        first = int(running.exchange.requests[0].at // INTERVAL)
+        assert seen[stopped - first - 1].weight >= 20, "each process continues by itself"
+        assert seen[-2].weight >= 0.95 * LIMIT, "and uses Redis again"
 
     try:
         asyncio.run(main())

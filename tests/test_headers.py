@@ -1,4 +1,4 @@
-"""Headers and ban notices are read carefully: what cannot be read is unknown, never 0."""
+"""Headers and ban notices: a value that cannot be read is None, not 0."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 1_795_348_800.0
         (86_400, "X-MBX-USED-WEIGHT-1D"),
     ],
 )
-def test_the_header_is_that_of_the_interval(interval: int, name: str) -> None:
+def test_the_used_weight_header_depends_on_the_interval(interval: int, name: str) -> None:
     assert used_weight_header(interval) == name
 
 

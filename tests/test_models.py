@@ -1,4 +1,4 @@
-"""What the exchange's answers become: exact values, or errors that say where they broke."""
+"""Answers are decoded to exact values, or to errors that name the broken field."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 def body(balance: str = '"1.5"', *, symbols: str = '["BTCUSDT"]', more: str = "") -> bytes:
-    """One pool as the exchange writes it."""
+    """One pool in the exchange's JSON format."""
     return (
         f'{{"symbols":{symbols},"assets":[{{"asset":"USDT","marginBalance":{balance},'
         f'"updateTime":1745366402000{more}}}]{more}}}'
@@ -74,7 +74,7 @@ async def test_a_balance_keeps_every_digit(mocked: Callable[..., None], text: st
         (b'{"x":' * 10_000 + b"1" + b"}" * 10_000, "recursion"),
     ],
 )
-async def test_what_is_not_a_pool_is_an_error_and_never_an_empty_pool(
+async def test_an_answer_that_is_not_a_pool_is_an_error_not_an_empty_pool(
     mocked: Callable[..., None], answer: bytes, reason: str
 ) -> None:
     mocked(BTC, body=answer)
@@ -87,7 +87,7 @@ async def test_what_is_not_a_pool_is_an_error_and_never_an_empty_pool(
     assert len(caught.value.body) <= 200
 
 
-async def test_both_shapes_are_understood_where_they_mean_the_same(
+async def test_a_list_is_accepted_for_one_symbol_but_one_pool_is_no_snapshot(
     mocked: Callable[..., None],
 ) -> None:
     mocked(BTC, body=b"[" + body(symbols='["ADAUSDT"]') + b"," + body() + b"]")
@@ -99,12 +99,12 @@ async def test_both_shapes_are_understood_where_they_mean_the_same(
 
 
 def pool(*symbols: str, **balances: str) -> InsurancePool:
-    """A pool for tests."""
+    """A pool with these symbols and balances."""
     assets = tuple(AssetBalance(asset, Decimal(text), 0) for asset, text in balances.items())
     return InsurancePool(symbols, assets)
 
 
-def test_a_pool_answers_for_symbols_and_assets() -> None:
+def test_a_pool_is_looked_up_by_symbol_and_asset() -> None:
     majors = pool("BTCUSDT", "BTCUSDT_250627", USDT="1.10", BTC="0")
     assert "BTCUSDT" in majors
     assert " btcusdt_250627 " in majors
@@ -115,12 +115,12 @@ def test_a_pool_answers_for_symbols_and_assets() -> None:
         majors.balance("USDC")
 
 
-def test_a_snapshot_answers_by_symbol() -> None:
+def test_a_snapshot_is_looked_up_by_symbol() -> None:
     majors, other = pool("BTCUSDT", "ETHUSDT", USDT="1"), pool("币安人生USDT", "ETHUSDT", USDT="2")
     snapshot = InsuranceSnapshot((majors, other), NOON)
     assert snapshot["BTCUSDT"] is majors
     assert snapshot["币安人生usdt"] is other
-    assert snapshot["ETHUSDT"] is majors, "the first of two that name it"
+    assert snapshot["ETHUSDT"] is majors, "two pools name it: the first one"
     assert "ethusdt" in snapshot
     assert "ADAUSDT" not in snapshot
     assert (len(snapshot), list(snapshot)) == (2, [majors, other])
@@ -129,14 +129,14 @@ def test_a_snapshot_answers_by_symbol() -> None:
 
 
 @given(st.lists(st.decimals(-(10**30), 10**30, places=18), min_size=1, max_size=20))
-def test_totals_count_each_pool_once_and_never_round(amounts: list[Decimal]) -> None:
+def test_totals_count_each_pool_once_without_rounding(amounts: list[Decimal]) -> None:
     pools = tuple(pool("A", "B", "C", USDT=str(amount)) for amount in amounts)
     with localcontext(prec=200):
         exact = sum(amounts, Decimal(0))
         assert InsuranceSnapshot(pools, NOON).totals()["USDT"] - exact == 0
 
 
-def test_models_are_immutable_and_read_back_what_they_write() -> None:
+def test_models_are_immutable_and_survive_a_json_round_trip() -> None:
     majors = pool("BTCUSDT", USDT="0E-8")
     with pytest.raises(AttributeError):
         majors.symbols = ()  # type: ignore[misc]
@@ -145,6 +145,6 @@ def test_models_are_immutable_and_read_back_what_they_write() -> None:
 
 
 @pytest.mark.parametrize("amount", ["NaN", "Infinity", "1E+101", "1E-101"])
-def test_no_pool_can_hold_an_amount_that_is_none(amount: str) -> None:
+def test_a_pool_refuses_an_invalid_amount(amount: str) -> None:
     with pytest.raises(ValueError, match="is not an amount"):
         pool("BTCUSDT", USDT=amount)

@@ -1,6 +1,6 @@
-"""The client over real TCP against the local exchange: refusals, faults, and clean ends.
+"""The client over TCP against the local exchange: 429, 418, faults, closing.
 
-Time is virtual for both sides, so a ban of two minutes takes none; sockets are real.
+Both sides use virtual time, so a ban of two minutes takes no real time. Sockets are real.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ MakeSandbox = Callable[..., Sandbox]
 
 @pytest.fixture
 async def exchange() -> AsyncIterator[Sandbox]:
-    """A local exchange in virtual time, its clock 43 s ahead of the local one."""
+    """A local exchange in virtual time; its clock is 43 s ahead of the local one."""
     async with Sandbox(clock=wall_time, clock_offset=43.0) as sandbox:
         yield sandbox
 
 
 @pytest.fixture
 async def client(exchange: Sandbox, runtime: Runtime) -> AsyncIterator[InsuranceClient]:
-    """A client of it."""
+    """A client of that exchange."""
     budget = LocalBudget(runtime=runtime)
     async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
         yield client
@@ -90,7 +90,7 @@ async def test_the_generated_market_is_as_large_as_the_real_one(runtime: Runtime
     assert Market(7).pools(1e9) == Market(7).pools(1e9) != Market(8).pools(1e9)
 
 
-async def test_what_the_exchange_grants_and_has_counted_can_be_asked(
+async def test_fetch_request_weight_returns_limit_and_used_weight(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     exchange.spend_elsewhere(100)
@@ -100,14 +100,14 @@ async def test_what_the_exchange_grants_and_has_counted_can_be_asked(
     assert weight.resets_at.timestamp() == exchange.accounting.resets_at(exchange.now)
 
 
-async def test_a_window_that_others_have_filled_costs_one_request(
+async def test_a_window_that_other_clients_have_used_up_costs_one_request(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     exchange.spend_elsewhere(2390)
     with pytest.raises(BulkFetchError) as caught:
         await client.fetch_pools(["ADAUSDT", "BTCUSDT", "ETHUSDT", "XRPUSDT"], timeout=5)
     assert len(exchange.requests) == 1
-    assert list(caught.value.pools) == ["ADAUSDT", "XRPUSDT"], "one answer named both"
+    assert list(caught.value.pools) == ["ADAUSDT", "XRPUSDT"], "one answer covers both"
     assert {type(error) for error in caught.value.errors.values()} == {BudgetTimeoutError}
     assert caught.value.errors["BTCUSDT"].symbol == "BTCUSDT"
     assert "BTCUSDT" in await client.fetch_pool("BTCUSDT")
@@ -120,17 +120,17 @@ async def test_after_429_nothing_is_sent_before_the_freeze_ends(
 ) -> None:
     exchange.retry_after = retry_after
     await client.fetch_pool("BTCUSDT")
-    exchange.spend_elsewhere(2400)  # after the last answer: nobody could know
+    exchange.spend_elsewhere(2400)  # after the last answer, so the budget does not know
     ends = exchange.accounting.resets_at(exchange.now)
     pools = await client.fetch_pools(["ADAUSDT", "BTCUSDT", "ETHUSDT"])
     assert len(pools) == 3
     refused = [seen.at for seen in exchange.requests if seen.verdict == 429]
     assert refused
     assert [seen for seen in exchange.requests if refused[-1] < seen.at < ends] == []
-    assert len(refused) <= 3, "only what was already on its way"
+    assert len(refused) <= 3, "only requests that were already in flight"
 
 
-async def test_a_429_is_raised_when_the_freeze_outlasts_the_call(
+async def test_a_429_is_raised_when_the_freeze_is_longer_than_the_timeout(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     await client.fetch_pool("BTCUSDT")
@@ -164,7 +164,7 @@ async def test_after_418_nothing_is_sent_before_the_ban_ends(
             await client.fetch_pools(["ADAUSDT", "XRPUSDT"])
         with pytest.raises(IPBannedError):
             await client.fetch_snapshot()
-        assert loop_time() == before, "callers learn it at once"
+        assert loop_time() == before, "the call fails at once"
         assert again.value.banned_until == first.value.banned_until
         assert again.value.symbol == "ETHUSDT"
         await asyncio.sleep(7)
@@ -173,7 +173,7 @@ async def test_after_418_nothing_is_sent_before_the_ban_ends(
     assert "BTCUSDT" in await client.fetch_pool("BTCUSDT")
 
 
-async def test_a_ban_with_a_body_that_is_not_json_counts(
+async def test_a_ban_whose_body_is_not_json_is_a_ban(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     exchange.inject(Fault.of_status(418, b"<html>I am a teapot</html>"))
@@ -184,7 +184,7 @@ async def test_a_ban_with_a_body_that_is_not_json_counts(
 
 ALWAYS = 99
 FAULTS: list[tuple[Fault, int, type[InsuranceError] | None, int]] = [
-    # fault, how often, the error (None: a good answer), requests that the exchange saw
+    # fault, how often, the error (None: a good answer), requests that the exchange received
     (Fault.of_status(500), 1, None, 2),
     (Fault.of_status(502, b"<html>Bad gateway</html>"), 2, None, 3),
     (Fault.of_status(503, b'{"code":-1008,"msg":"overload"}'), 3, None, 4),
@@ -254,7 +254,7 @@ async def test_each_fault_gives_the_documented_error_or_a_good_answer(
     assert client.stats().weight_spent == exchange.accounting.weight
 
 
-async def test_an_answer_too_large_is_dropped_before_it_fills_the_memory(
+async def test_a_compressed_answer_that_is_too_large_is_a_transport_error(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     exchange.inject(*[Fault.of_body(b"[" + b" " * (64 * 1024 * 1024))] * 4)  # small when zipped
@@ -263,7 +263,9 @@ async def test_an_answer_too_large_is_dropped_before_it_fills_the_memory(
 
 
 @pytest.mark.parametrize("header", ["missing", "minus-one"])
-async def test_without_a_used_weight_our_own_count_is_kept(runtime: Runtime, header: Any) -> None:
+async def test_without_a_used_weight_header_the_budget_counts_its_own_weight(
+    runtime: Runtime, header: Any
+) -> None:
     async with Sandbox(
         Singles(40), limit=20, used_weight_header=header, clock=wall_time
     ) as exchange:
@@ -274,7 +276,7 @@ async def test_without_a_used_weight_our_own_count_is_kept(runtime: Runtime, hea
     assert exchange.accounting.verdicts == {200: 40}
 
 
-async def test_a_slow_exchange_and_busy_neighbours_bring_no_refusal(runtime: Runtime) -> None:
+async def test_no_refusal_with_a_slow_exchange_and_busy_other_clients(runtime: Runtime) -> None:
     async with Sandbox(
         Singles(300),
         limit=120,
@@ -300,7 +302,9 @@ async def test_a_short_timeout_covers_everything(
     assert loop_time() == pytest.approx(3, abs=0.1)
 
 
-async def test_no_place_in_time_is_a_timeout(exchange: Sandbox, runtime: Runtime) -> None:
+async def test_no_free_slot_before_the_timeout_is_a_timeout_error(
+    exchange: Sandbox, runtime: Runtime
+) -> None:
     exchange.inject(Fault.stall())
     async with InsuranceClient(exchange.url, max_concurrency=1, runtime=runtime) as client:
         first = asyncio.create_task(client.fetch_pool("BTCUSDT", timeout=9))
@@ -312,9 +316,11 @@ async def test_no_place_in_time_is_a_timeout(exchange: Sandbox, runtime: Runtime
             await first
 
 
-async def test_closing_with_calls_in_flight_is_clean(exchange: Sandbox, runtime: Runtime) -> None:
-    await_budget = LocalBudget(runtime=runtime)
-    client = InsuranceClient(exchange.url, budget=await_budget, runtime=runtime)
+async def test_closing_with_calls_in_flight_leaves_no_warning(
+    exchange: Sandbox, runtime: Runtime
+) -> None:
+    budget = LocalBudget(runtime=runtime)
+    client = InsuranceClient(exchange.url, budget=budget, runtime=runtime)
     await client.fetch_pool("BTCUSDT")
     exchange.inject(*[Fault.stall()] * 5)
     calls: list[asyncio.Task[object]] = [
@@ -329,16 +335,16 @@ async def test_closing_with_calls_in_flight_is_clean(exchange: Sandbox, runtime:
     gc.collect()
 
 
-FORGETFUL = """
+UNCLOSED = """
 import asyncio, gc
 from binance_insurance import InsuranceClient
 from binance_insurance.sandbox import Sandbox
 
 async def main():
     async with Sandbox() as exchange:
-        await InsuranceClient(exchange.url).fetch_pool("BTCUSDT")  # never closed, dropped
+        await InsuranceClient(exchange.url).fetch_pool("BTCUSDT")  # not closed, garbage collected
         gc.collect()
-        kept = InsuranceClient(exchange.url)  # never closed, alive until the loop ends
+        kept = InsuranceClient(exchange.url)  # not closed, alive until the loop ends
         await kept.fetch_pool("BTCUSDT")
         return kept
 
@@ -346,9 +352,9 @@ kept = asyncio.run(main())
 """
 
 
-def test_a_client_that_is_never_closed_leaves_no_warning() -> None:
+def test_a_client_that_is_not_closed_leaves_no_warning() -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", FORGETFUL],
+        [sys.executable, "-X", "dev", "-W", "error", "-c", UNCLOSED],
         capture_output=True,
         text=True,
         check=False,
@@ -373,14 +379,14 @@ async def test_several_clients_share_a_session_and_a_budget(
 ) -> None:
     seen: list[str] = []
 
-    async def note(
+    async def record(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         seen.append(request.url.path)
         return await handler(request)
 
     budget = LocalBudget(runtime=runtime)
-    async with aiohttp.ClientSession(middlewares=(note,)) as session:
+    async with aiohttp.ClientSession(middlewares=(record,)) as session:
         clients = [InsuranceClient(exchange.url, budget=budget, session=session) for _ in range(3)]
         await asyncio.gather(*[client.fetch_pool("BTCUSDT") for client in clients])
         for client in clients:
@@ -388,10 +394,10 @@ async def test_several_clients_share_a_session_and_a_budget(
         async with session.get(f"{exchange.url}/fapi/v1/ping") as answer:
             assert answer.status == 200
     assert budget.state().used_weight == 3
-    assert len(seen) == 4, "the session's own middlewares apply"
+    assert len(seen) == 4, "the middlewares of the session apply"
 
 
-async def test_after_the_deadline_nothing_more_is_sent(
+async def test_after_the_timeout_nothing_is_sent(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     exchange.latency = 3.0
@@ -402,7 +408,7 @@ async def test_after_the_deadline_nothing_more_is_sent(
     assert client.stats().requests_sent == len(exchange.requests) < 50
 
 
-async def test_a_slow_answer_to_the_request_ahead_does_not_fail_the_rest(runtime: Runtime) -> None:
+async def test_a_probe_without_an_answer_does_not_fail_the_other_requests(runtime: Runtime) -> None:
     async with Sandbox(Singles(20), faults=[Fault.stall()], clock=wall_time) as exchange:
         budget = LocalBudget(runtime=runtime)
         async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
@@ -412,16 +418,14 @@ async def test_a_slow_answer_to_the_request_ahead_does_not_fail_the_rest(runtime
     assert [type(result).__name__ for result in results].count("InsurancePool") == 19
 
 
-async def test_who_waits_for_weight_does_not_take_up_a_place(
-    exchange: Sandbox, runtime: Runtime
-) -> None:
+async def test_waiting_for_weight_does_not_take_a_slot(exchange: Sandbox, runtime: Runtime) -> None:
     exchange.spend_elsewhere(2390)
     budget = LocalBudget(runtime=runtime)
     async with InsuranceClient(
         exchange.url, budget=budget, max_concurrency=2, runtime=runtime
     ) as client:
         await client.fetch_pool("BTCUSDT")
-        patient = [asyncio.create_task(client.fetch_pool("BTCUSDT")) for _ in range(5)]
+        waiting = [asyncio.create_task(client.fetch_pool("BTCUSDT")) for _ in range(5)]
         await asyncio.sleep(0)
         now = loop_time()
         with pytest.raises(BudgetTimeoutError):
@@ -429,18 +433,18 @@ async def test_who_waits_for_weight_does_not_take_up_a_place(
         assert loop_time() == now
         await asyncio.sleep(0)
         assert budget.state().waiting == 1, "five callers, one request"
-        await asyncio.gather(*patient)
+        await asyncio.gather(*waiting)
 
 
-async def test_nodes_that_report_less_do_not_mislead(runtime: Runtime) -> None:
+async def test_a_node_that_reports_less_weight_causes_no_refusal(runtime: Runtime) -> None:
     async with Sandbox(Singles(130), limit=60, node_lag=5, clock=wall_time) as exchange:
-        budget = LocalBudget(60, reserve=25, runtime=runtime)  # too little for all pools at once
+        budget = LocalBudget(60, reserve=25, runtime=runtime)  # less than all pools weigh
         async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
             await asyncio.gather(*[client.fetch_pool(f"S{n}USDT") for n in range(130)])
     assert exchange.accounting.verdicts == {200: 130}
 
 
-async def test_a_closed_session_of_the_users_is_a_connect_error(
+async def test_a_closed_user_session_is_a_connect_error(
     exchange: Sandbox, runtime: Runtime
 ) -> None:
     session = aiohttp.ClientSession()
@@ -453,14 +457,14 @@ async def test_a_closed_session_of_the_users_is_a_connect_error(
         assert client.stats().weight_spent == 0
 
 
-async def test_a_sandbox_says_what_it_does_not_know() -> None:
+async def test_a_sandbox_refuses_an_unknown_scenario_and_a_url_before_its_start() -> None:
     with pytest.raises(ValueError, match="scenario must be one of"):
         Sandbox("nope")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="has not started"):
         Sandbox().url  # noqa: B018
 
 
-async def test_nobody_there_is_a_connect_error(runtime: Runtime) -> None:
+async def test_a_refused_connection_is_a_connect_error(runtime: Runtime) -> None:
     async with Sandbox() as exchange:
         url = exchange.url
     async with InsuranceClient(url, runtime=runtime) as client:
@@ -502,7 +506,7 @@ async def test_tls_is_verified(runtime: Runtime) -> None:
         await runner.cleanup()
 
 
-async def test_the_sandbox_speaks_the_other_endpoints(exchange: Sandbox) -> None:
+async def test_the_sandbox_serves_the_other_endpoints(exchange: Sandbox) -> None:
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{exchange.url}/fapi/v1/time") as answer:
             time = msgspec.json.decode(await answer.read())["serverTime"]
@@ -517,7 +521,7 @@ async def test_the_sandbox_speaks_the_other_endpoints(exchange: Sandbox) -> None
     assert [seen.endpoint for seen in exchange.requests] == ["time", "exchangeInfo", "ping"]
 
 
-async def test_the_sandbox_bans_who_goes_on_and_longer_each_time() -> None:
+async def test_the_sandbox_bans_after_repeated_429s_and_longer_each_time() -> None:
     async with Sandbox(limit=1, tolerated_refusals=2, ban_seconds=120, clock=wall_time) as exchange:
 
         async def ask() -> tuple[int, float]:

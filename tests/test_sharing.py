@@ -1,4 +1,4 @@
-"""Many symbols for little weight, and calls that overlap, over TCP against the sandbox."""
+"""Many symbols for little weight, and overlapping calls that share requests, over TCP."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SYMBOLS = [symbol for pool in Market().pools(0) for symbol in pool.symbols]
 
 
 class Moving(Scenario):
-    """Two pools, between which a test moves symbols."""
+    """Two pools; a test moves symbols between them."""
 
     def __init__(self) -> None:
         self.groups = [["A", "B", "C"], ["D", "E"]]
@@ -52,7 +52,7 @@ async def client(exchange: Sandbox, runtime: Runtime) -> AsyncIterator[Insurance
         yield client
 
 
-async def test_600_symbols_cost_40_and_then_no_more_than_there_are_pools(
+async def test_600_symbols_cost_40_and_then_at_most_1_for_each_pool(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     pools = await client.fetch_pools(SYMBOLS[:600])
@@ -75,14 +75,14 @@ async def test_ten_symbols_of_two_known_pools_take_two_requests(
     assert set(pools.values()) == {first, second}
 
 
-async def test_a_few_symbols_of_unknown_grouping_are_discovered(
+async def test_a_few_symbols_of_unknown_pools_cost_at_most_8(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     await client.fetch_pools(SYMBOLS[:13])  # all of one pool
     assert exchange.accounting.weight <= 8
 
 
-async def test_10_000_coroutines_on_600_symbols_cost_80_at_the_most(
+async def test_10_000_coroutines_on_600_symbols_cost_at_most_80(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     calls = [client.fetch_pool(SYMBOLS[number % 600]) for number in range(10_000)]
@@ -92,7 +92,7 @@ async def test_10_000_coroutines_on_600_symbols_cost_80_at_the_most(
     assert client.stats().calls_shared >= 9_900
 
 
-async def test_what_no_pool_names_gets_the_exchanges_own_error(
+async def test_a_symbol_that_no_pool_names_gets_the_error_of_the_exchange(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     with pytest.raises(BulkFetchError) as caught:
@@ -105,7 +105,7 @@ async def test_what_no_pool_names_gets_the_exchanges_own_error(
     assert exchange.accounting.weight == 42
 
 
-async def test_a_symbol_that_moved_is_noticed_and_asked_again(runtime: Runtime) -> None:
+async def test_a_symbol_that_moved_to_another_pool_is_requested_again(runtime: Runtime) -> None:
     market = Moving()
     async with (
         Sandbox(market, clock=wall_time) as exchange,
@@ -127,11 +127,11 @@ async def test_overlapping_calls_share_one_request(
     assert len(exchange.requests) == 1
     assert len({id(pool) for pool in same}) == 1
     await asyncio.gather(*[client.fetch_pool(symbol) for symbol in SYMBOLS[:13]])
-    assert len(exchange.requests) == 2, "all of one pool that is known by now"
+    assert len(exchange.requests) == 2, "all of one pool, which is known now"
     assert client.stats().calls_shared == 49 + 12
 
 
-async def test_a_snapshot_under_way_answers_for_symbols_too(
+async def test_a_snapshot_request_in_flight_answers_calls_for_symbols_too(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     exchange.latency = 0.2
@@ -146,24 +146,24 @@ async def test_a_snapshot_under_way_answers_for_symbols_too(
     assert [seen.weight for seen in exchange.requests] == [40, 1]
 
 
-async def test_one_callers_end_does_not_hurt_the_others(
+async def test_a_caller_that_leaves_does_not_affect_the_other_callers(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     exchange.latency = 0.5
-    leaving = asyncio.create_task(client.fetch_pool("BTCUSDT"))
-    hasty = asyncio.create_task(client.fetch_pool("BTCUSDT", timeout=0.2))
+    cancelled = asyncio.create_task(client.fetch_pool("BTCUSDT"))
+    timed_out = asyncio.create_task(client.fetch_pool("BTCUSDT", timeout=0.2))
     staying = asyncio.create_task(client.fetch_pool("BTCUSDT"))
     await asyncio.sleep(0.1)
-    leaving.cancel()
+    cancelled.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await leaving
+        await cancelled
     with pytest.raises(RequestTimeoutError):
-        await hasty
+        await timed_out
     assert "BTCUSDT" in await staying
     assert len(exchange.requests) == 1
 
 
-async def test_when_all_have_gone_the_request_is_cancelled_and_a_new_call_starts_anew(
+async def test_when_all_callers_have_left_the_request_is_cancelled_and_a_new_call_sends_its_own(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     exchange.inject(Fault.stall())
@@ -173,12 +173,12 @@ async def test_when_all_have_gone_the_request_is_cancelled_and_a_new_call_starts
         call.cancel()
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert "BTCUSDT" in await client.fetch_pool("BTCUSDT")
-    assert loop_time() < 1, "not the stalled one's answer"
+    assert loop_time() < 1, "the new call did not join the stalled request"
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
     assert client.budget.state().waiting == 0
 
 
-async def test_an_error_is_told_to_each_about_what_it_asked(
+async def test_each_caller_gets_its_own_error_with_its_own_symbol(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     await client.fetch_snapshot()
@@ -190,7 +190,7 @@ async def test_an_error_is_told_to_each_about_what_it_asked(
     assert len({id(error) for error in results}) == 6
 
 
-async def test_waiting_callers_are_merged_when_that_weighs_less(runtime: Runtime) -> None:
+async def test_a_lighter_snapshot_request_replaces_waiting_requests(runtime: Runtime) -> None:
     async with Sandbox(Singles(300), clock=wall_time) as exchange:
         exchange.spend_elsewhere(1919)
         budget = LocalBudget(runtime=runtime)
@@ -200,20 +200,20 @@ async def test_waiting_callers_are_merged_when_that_weighs_less(runtime: Runtime
                 asyncio.create_task(client.fetch_pool(f"S{n}USDT", timeout=None if n % 2 else 90))
                 for n in range(300)
             ]
-            lost = asyncio.create_task(client.fetch_pool("NOPE"))
+            unknown = asyncio.create_task(client.fetch_pool("NOPE"))
             await asyncio.sleep(1)
             calls.pop().cancel()
             with pytest.raises(BudgetTimeoutError):
                 await client.fetch_pool("S1USDT", timeout=5)
             pools = await asyncio.gather(*calls)
             with pytest.raises(InvalidSymbolError):
-                await lost
+                await unknown
         assert [pool.symbols[0] for pool in pools] == [f"S{n}USDT" for n in range(299)]
         assert exchange.accounting.weight == 1 + 40 + 1
         assert exchange.accounting.verdicts == {200: 3}
 
 
-async def test_a_snapshot_that_fails_does_not_hide_a_good_pool(
+async def test_a_failed_snapshot_request_does_not_fail_a_call_for_a_symbol(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     exchange.latency = 0.2
@@ -225,7 +225,7 @@ async def test_a_snapshot_that_fails_does_not_hide_a_good_pool(
     assert snapshot.exception() is not None
 
 
-async def test_max_age_gives_what_is_fresh_without_a_request(
+async def test_max_age_returns_recent_answers_without_a_request(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     snapshot = await client.fetch_snapshot()
@@ -240,13 +240,13 @@ async def test_max_age_gives_what_is_fresh_without_a_request(
     assert await client.fetch_pool("BTCUSDT") is not None
     assert len(exchange.requests) == 3
     pools = await client.fetch_pools(SYMBOLS[:20], max_age=20)
-    assert len(exchange.requests) == 4, "one pool of the two is fresh"
+    assert len(exchange.requests) == 4, "the answer for one of the two pools is recent"
     assert await client.fetch_snapshot(max_age=29) is not snapshot
     with pytest.raises(ValueError, match="max_age"):
         await client.fetch_pool("BTCUSDT", max_age=-1)
 
 
-async def test_the_weight_of_a_snapshot_is_learned(runtime: Runtime) -> None:
+async def test_the_weight_of_the_snapshot_request_is_learned(runtime: Runtime) -> None:
     async with (
         Sandbox("market", snapshot_weight=5, clock=wall_time) as exchange,
         InsuranceClient(
@@ -262,7 +262,7 @@ async def test_the_weight_of_a_snapshot_is_learned(runtime: Runtime) -> None:
         assert client.stats().weight_spent - before == 10
 
 
-async def test_a_bulk_call_that_is_cancelled_leaves_nothing(
+async def test_a_cancelled_bulk_call_leaves_no_tasks(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     exchange.inject(*[Fault.stall()] * 8)
@@ -273,10 +273,10 @@ async def test_a_bulk_call_that_is_cancelled_leaves_nothing(
         await call
     assert client.budget.state().waiting == 0
     await asyncio.sleep(0)
-    assert len(asyncio.all_tasks()) <= 8, "only the test and the server's own"
+    assert len(asyncio.all_tasks()) <= 8, "only the tasks of the test and of the server"
 
 
-async def test_no_snapshot_is_planned_that_the_budget_can_never_afford(
+async def test_no_snapshot_request_if_it_weighs_more_than_the_budget_holds(
     exchange: Sandbox, runtime: Runtime
 ) -> None:
     budget = LocalBudget(60, reserve=30, runtime=runtime)
@@ -285,7 +285,7 @@ async def test_no_snapshot_is_planned_that_the_budget_can_never_afford(
     assert all(seen.weight == 1 for seen in exchange.requests)
 
 
-async def test_nobody_there_fails_every_symbol(runtime: Runtime) -> None:
+async def test_a_refused_connection_fails_every_symbol(runtime: Runtime) -> None:
     async with InsuranceClient("http://127.0.0.1:9", runtime=runtime) as client:
         with pytest.raises(BulkFetchError) as caught:
             await client.fetch_pools(SYMBOLS[:100])
@@ -293,7 +293,7 @@ async def test_nobody_there_fails_every_symbol(runtime: Runtime) -> None:
     assert [error.symbol for error in caught.value.errors.values()] == SYMBOLS[:100]
 
 
-async def test_what_others_spend_meanwhile_is_not_taken_for_the_weight_of_a_snapshot(
+async def test_weight_of_other_clients_does_not_count_as_weight_of_the_snapshot_request(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:
     for _ in range(3):
@@ -306,7 +306,7 @@ async def test_what_others_spend_meanwhile_is_not_taken_for_the_weight_of_a_snap
 
 
 def test_it_runs_on_uvloop() -> None:
-    uvloop = pytest.importorskip("uvloop", reason="uvloop is not made for this system")
+    uvloop = pytest.importorskip("uvloop", reason="uvloop does not support this system")
 
     async def main() -> None:
         async with Sandbox("market") as exchange, InsuranceClient(exchange.url) as client:
