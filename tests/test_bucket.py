@@ -3,7 +3,7 @@
 The reference is written from the exchange's rules and knows nothing of the bucket: it counts
 every arrival in windows of its own clock and refuses what passes the limit. A refusal is excused
 only by other clients' weight that came after the last answer which the client could have read.
-An answer can be read if it came back before the refused request left, tells a used weight, and
+An answer can be read if it came back before the refused request left, reports a used weight, and
 can be placed in the window: its request left when the window was known to have begun.
 """
 
@@ -51,7 +51,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
     given_up_after: float
     weights: tuple[int, ...]
     idle: float  # share of requests that come only after a pause
-    counter_lag: float  # by how much the exchange's counter turns later than its date
+    counter_lag: float  # by how much the counter's windows begin later than the date's
     seed: int
 
 
@@ -186,8 +186,8 @@ class Simulation:
         if down is not None:
             # The sum is that of the arrival, the date may be later: the worse case for us.
             date = float(floor(now + down * self._chance.random() + self.shift))
-            told = None if self._chance.random() < schedule.mute else used
-            report = Report(429 if refused else 200, told, date)
+            used_weight = None if self._chance.random() < schedule.mute else used
+            report = Report(429 if refused else 200, used_weight, date)
             self._at(now + down, lambda at: self._read(lease, at, report, window, now))
 
     def _read(self, lease: Lease, now: float, report: Report, window: int, counted: float) -> None:
@@ -207,7 +207,7 @@ class Simulation:
 
 
 def void(_: object) -> None:
-    """Turn a value into none."""
+    """Drop a value."""
 
 
 @st.composite
@@ -291,7 +291,7 @@ def calm(limit: int, interval: int, **changes: Any) -> Schedule:
 @example(calm(20, 5, phase=2.0, latency=(1.0, 1.0), bursts=((0.06, 5),)))
 @given(schedules())
 @settings(max_examples=300, deadline=None)
-def test_it_is_never_refused_but_for_weight_that_nobody_could_have_told(
+def test_no_429_but_for_weight_of_other_clients_that_no_answer_had_reported(
     schedule: Schedule,
 ) -> None:
     assert Simulation(schedule).run().unexcused == []
@@ -341,7 +341,7 @@ def test_under_load_it_uses_98_percent_of_what_others_leave(schedule: Schedule) 
 
 
 @pytest.mark.parametrize("lag", [0.001, 0.05, 0.1, 0.5, 0.9])
-def test_a_counter_that_turns_after_its_date_costs_no_window(lag: float) -> None:
+def test_a_counter_that_lags_behind_its_date_costs_no_window(lag: float) -> None:
     schedule = Schedule(
         limit=2400,
         reserve=480,
@@ -403,7 +403,7 @@ class Minute(TokenBucket):
 
 
 def minute_bucket(limit: int = 100, reserve: int = 10) -> Minute:
-    """A bucket of one minute's windows that nobody has used yet."""
+    """A bucket of one minute's windows that no client has used yet."""
     return Minute(limit, reserve)
 
 
@@ -413,22 +413,22 @@ def take(bucket: Minute, now: float, weight: int = 1) -> Lease:
     return lease
 
 
-def told(used: int | None, local: float, status: int = 200, **more: float) -> Report:
+def reported(used: int | None, local: float, status: int = 200, **more: float) -> Report:
     """An answer made at a local time, where the exchange's clock is 5,000 s behind `NOON`."""
     return Report(status, used, float(floor(NOON + local - 5_000.0)), **more)
 
 
 def opened(bucket: Minute, used: int = 1, now: float = SECOND_IN) -> Minute:
     """Make the first request of a window and read its answer at once."""
-    bucket.settle(take(bucket, now), now, told(used, now))
+    bucket.settle(take(bucket, now), now, reported(used, now))
     return bucket
 
 
-def test_at_a_cold_start_one_request_goes_ahead_and_the_rest_when_it_is_answered() -> None:
+def test_at_a_cold_start_one_probe_is_sent_and_the_rest_when_it_is_answered() -> None:
     bucket = minute_bucket()
-    ahead = take(bucket, SECOND_IN)
+    probe = take(bucket, SECOND_IN)
     assert bucket.grant(1, SECOND_IN) is None
-    bucket.settle(ahead, SECOND_IN + 0.1, told(40, SECOND_IN))
+    bucket.settle(probe, SECOND_IN + 0.1, reported(40, SECOND_IN))
     assert bucket.left == 100 - 10 - 40
     leases = [bucket.grant(1, SECOND_IN + 0.1) for _ in range(60)]
     assert sum(lease is not None for lease in leases) == 50
@@ -443,45 +443,45 @@ def test_a_used_up_window_is_waited_for_until_it_is_surely_over_and_a_sixtieth_m
     assert 5_060.9 < wake <= 5_062.0
     probe = take(bucket, wake)
     assert bucket.grant(1, wake) is None
-    bucket.settle(probe, wake + 0.1, told(1, wake))
+    bucket.settle(probe, wake + 0.1, reported(1, wake))
     assert bucket.left == 89
 
 
-def test_while_the_old_window_has_weight_left_nobody_waits_for_the_new_one() -> None:
+def test_while_the_old_window_has_weight_left_no_caller_waits_for_the_new_one() -> None:
     bucket = opened(minute_bucket(), now=5_058.0)
     for now in (5_059.5, 5_060.0, 5_060.5, 5_061.0, 5_061.5):
-        bucket.settle(take(bucket, now), now + 0.01, told(None, now))
+        bucket.settle(take(bucket, now), now + 0.01, reported(None, now))
     bucket.refresh(5_062.0)
     assert 90 - 5 <= bucket.left <= 90 - 4, "what was granted since 5060 may count in it"
 
 
 def test_a_sum_reported_around_a_rollover_bounds_both_windows_until_a_later_answer() -> None:
     bucket = opened(minute_bucket(), now=5_058.0)
-    bucket.settle(take(bucket, 5_059.99), 5_060.1, told(80, 5_060.05))
+    bucket.settle(take(bucket, 5_059.99), 5_060.1, reported(80, 5_060.05))
     assert bucket.left == 100 - 80 - 1, "it may be the old window's sum, or the new one's"
     bucket.refresh(5_061.2)
     assert bucket.used_weight is None, "the date has shown the new window, a second before"
     assert bucket.left == 100 - 80 - 1
-    bucket.settle(take(bucket, 5_061.2), 5_061.3, told(2, 5_061.25))
+    bucket.settle(take(bucket, 5_061.2), 5_061.3, reported(2, 5_061.25))
     assert bucket.left == 90 - 2
 
 
 def test_a_sum_of_the_old_window_that_arrives_late_does_not_cost_the_new_one() -> None:
     bucket = opened(minute_bucket(), now=5_058.0)
     late = take(bucket, 5_059.9)
-    bucket.settle(take(bucket, 5_059.95), 5_060.2, told(88, 5_060.1))
-    bucket.settle(late, 5_062.0, told(90, 5_060.0))
-    bucket.settle(take(bucket, 5_062.1), 5_062.2, told(1, 5_062.15))
+    bucket.settle(take(bucket, 5_059.95), 5_060.2, reported(88, 5_060.1))
+    bucket.settle(late, 5_062.0, reported(90, 5_060.0))
+    bucket.settle(take(bucket, 5_062.1), 5_062.2, reported(1, 5_062.15))
     assert (bucket.used_weight, bucket.left) == (1, 89)
 
 
 def test_an_early_sum_is_not_forgotten_for_an_answer_that_it_has_overtaken() -> None:
     bucket = opened(minute_bucket(), now=5_058.0)
     straggler = take(bucket, 5_060.9)
-    bucket.settle(take(bucket, 5_059.95), 5_060.0, told(2, 5_060.0))
+    bucket.settle(take(bucket, 5_059.95), 5_060.0, reported(2, 5_060.0))
     overtaken = take(bucket, 5_061.1)
-    bucket.settle(straggler, 5_061.2, told(95, 5_061.15))
-    bucket.settle(overtaken, 5_061.3, told(3, 5_061.1))
+    bucket.settle(straggler, 5_061.2, reported(95, 5_061.15))
+    bucket.settle(overtaken, 5_061.3, reported(3, 5_061.1))
     assert bucket.left <= 100 - 95, "what others had spent by then is known"
 
 
@@ -493,21 +493,21 @@ def test_a_probe_that_fails_lets_the_next_one_go_at_once() -> None:
     assert bucket.grant(1, SECOND_IN + 0.1) is None
 
 
-def test_after_a_pause_one_request_goes_ahead_again() -> None:
+def test_after_a_pause_one_probe_is_sent_again() -> None:
     bucket = opened(minute_bucket())
     take(bucket, 5_030.0)
     assert bucket.grant(1, 5_030.0) is None
     assert bucket.wakes_at(1, 5_030.0) == pytest.approx(5_031.0), (
-        "silence is waited for, not forever"
+        "silence is waited for, but not without end"
     )
 
 
 def test_a_lost_answer_stays_charged_on_top_of_what_others_use() -> None:
     bucket = opened(minute_bucket(), used=1)
     bucket.settle(take(bucket, SECOND_IN, 20), 5_002.0, None)
-    bucket.settle(take(bucket, 5_003.0), 5_003.1, told(50, 5_003.05))
+    bucket.settle(take(bucket, 5_003.0), 5_003.1, reported(50, 5_003.05))
     assert bucket.left == 90 - 50 - 20, "the 20 may not be among the 50"
-    bucket.settle(take(bucket, 5_020.0), 5_020.1, told(71, 5_020.05))
+    bucket.settle(take(bucket, 5_020.0), 5_020.1, reported(71, 5_020.05))
     assert bucket.left == 90 - 71, "by now they are, or never were"
 
 
@@ -515,16 +515,16 @@ def test_weight_that_never_reached_the_exchange_comes_back_when_an_answer_shows_
     bucket = opened(minute_bucket(), used=1)
     bucket.settle(take(bucket, SECOND_IN, 60), 5_002.0, None)
     assert bucket.left == 90 - 61
-    bucket.settle(take(bucket, 5_020.0), 5_020.1, told(2, 5_020.05))
+    bucket.settle(take(bucket, 5_020.0), 5_020.1, reported(2, 5_020.05))
     assert bucket.left == 90 - 2
 
 
 def test_an_answer_of_a_window_that_is_over_says_nothing_of_this_one() -> None:
     bucket = opened(minute_bucket(), now=5_058.0)
     late = take(bucket, 5_059.0)
-    bucket.settle(take(bucket, 5_059.5), 5_060.2, told(2, 5_060.1))
-    bucket.settle(take(bucket, 5_061.3), 5_061.4, told(2, 5_061.35))
-    bucket.settle(late, 5_061.5, told(85, 5_059.2))
+    bucket.settle(take(bucket, 5_059.5), 5_060.2, reported(2, 5_060.1))
+    bucket.settle(take(bucket, 5_061.3), 5_061.4, reported(2, 5_061.35))
+    bucket.settle(late, 5_061.5, reported(85, 5_059.2))
     assert bucket.used_weight == 2
     assert bucket.left == 88
 
@@ -532,8 +532,8 @@ def test_an_answer_of_a_window_that_is_over_says_nothing_of_this_one() -> None:
 def test_a_lower_report_in_one_window_never_raises_the_budget() -> None:
     bucket = opened(minute_bucket(), used=50)
     first, second = take(bucket, 5_002.0), take(bucket, 5_002.0)
-    bucket.settle(first, 5_002.1, told(47, 5_002.05))
-    bucket.settle(second, 5_002.1, told(48, 5_002.05))
+    bucket.settle(first, 5_002.1, reported(47, 5_002.05))
+    bucket.settle(second, 5_002.1, reported(48, 5_002.05))
     assert bucket.used_weight == 50
     assert bucket.left == 90 - 52, "a node that lags does not hide our own two"
 
@@ -544,16 +544,16 @@ def test_weight_that_was_never_sent_comes_back() -> None:
     assert (bucket.left, bucket.ledger.unsettled) == (89, 0)
 
 
-def test_answers_that_tell_no_used_weight_open_the_budget_only_after_three() -> None:
+def test_answers_without_a_used_weight_open_the_budget_only_after_three() -> None:
     bucket = minute_bucket()
     for number in range(3):
         lease = take(bucket, SECOND_IN + number)
         assert bucket.grant(1, SECOND_IN + number) is None
-        bucket.settle(lease, SECOND_IN + number, told(None, SECOND_IN + number))
+        bucket.settle(lease, SECOND_IN + number, reported(None, SECOND_IN + number))
     assert [bucket.grant(1, 5_003.0) is not None for _ in range(100)].count(True) == 87
 
 
-def test_without_any_date_a_window_of_silence_is_the_turn() -> None:
+def test_without_any_date_a_window_of_silence_is_the_rollover() -> None:
     bucket = Minute(20, 10)
     bucket.settle(take(bucket, 5_000.0), 5_000.1, Report(200, 1))
     for _ in range(9):
@@ -565,10 +565,10 @@ def test_without_any_date_a_window_of_silence_is_the_turn() -> None:
 
 def test_429_freezes_until_retry_after_and_for_the_rest_of_the_window() -> None:
     bucket = opened(minute_bucket())
-    bucket.settle(take(bucket, 5_002.0), 5_002.1, told(None, 5_002.0, 429, retry_after=5.0))
+    bucket.settle(take(bucket, 5_002.0), 5_002.1, reported(None, 5_002.0, 429, retry_after=5.0))
     assert bucket.grant(1, 5_008.0) is None, "the window's weight is gone whatever the header says"
     assert bucket.wakes_at(1, 5_008.0) >= 5_060.0
-    bucket.settle(take(bucket, 5_061.5), 5_061.6, told(None, 5_061.5, 429, retry_after=100.0))
+    bucket.settle(take(bucket, 5_061.5), 5_061.6, reported(None, 5_061.5, 429, retry_after=100.0))
     assert bucket.grant(1, 5_161.0) is None
     assert bucket.wakes_at(1, 5_161.0) >= 5_161.6
     assert bucket.frozen_until(5_161.0) == pytest.approx(NOON + 161.6, abs=1.1)
@@ -600,12 +600,12 @@ def test_418_bans_until_the_later_of_header_and_text(
     take(bucket, SECOND_IN + ends + 1.1 + ends * 3e-4)
 
 
-def test_a_ban_of_unknown_length_is_taken_for_twice_as_long_if_it_comes_again() -> None:
+def test_a_ban_without_an_end_lasts_twice_as_long_if_it_comes_again() -> None:
     bucket = minute_bucket()
     now, lengths = SECOND_IN, list[float]()
     for _ in range(3):
         first, second = take(bucket, now), None
-        bucket.settle(first, now, told(None, now, 418))
+        bucket.settle(first, now, reported(None, now, 418))
         assert second is None
         end = bucket.banned_until(now)
         assert end is not None
@@ -617,15 +617,15 @@ def test_a_ban_of_unknown_length_is_taken_for_twice_as_long_if_it_comes_again() 
 def test_a_good_answer_after_a_ban_ends_the_doubling_but_not_one_from_before_it() -> None:
     bucket = opened(minute_bucket())
     early = take(bucket, SECOND_IN)
-    bucket.settle(take(bucket, SECOND_IN), SECOND_IN, told(None, SECOND_IN, 418))
-    bucket.settle(early, SECOND_IN + 1, told(3, SECOND_IN + 1))
+    bucket.settle(take(bucket, SECOND_IN), SECOND_IN, reported(None, SECOND_IN, 418))
+    bucket.settle(early, SECOND_IN + 1, reported(3, SECOND_IN + 1))
     again = SECOND_IN + 125.0
-    bucket.settle(take(bucket, again), again, told(None, again, 418))
+    bucket.settle(take(bucket, again), again, reported(None, again, 418))
     end = bucket.banned_until(again)
     assert end == pytest.approx(NOON + again - 5_000.0 + 240.0, abs=1.1)
     much_later = again + 300.0
     opened(bucket, now=much_later)
-    bucket.settle(take(bucket, much_later), much_later, told(None, much_later, 418))
+    bucket.settle(take(bucket, much_later), much_later, reported(None, much_later, 418))
     end = bucket.banned_until(much_later)
     assert end == pytest.approx(NOON + much_later - 5_000.0 + 120.0, abs=1.1)
 
@@ -634,7 +634,7 @@ def test_a_second_418_during_a_ban_does_not_count_as_a_repeat() -> None:
     bucket = opened(minute_bucket())
     leases = [take(bucket, SECOND_IN) for _ in range(5)]
     for lease in leases:
-        bucket.settle(lease, SECOND_IN, told(None, SECOND_IN, 418))
+        bucket.settle(lease, SECOND_IN, reported(None, SECOND_IN, 418))
     assert bucket.banned_until(SECOND_IN) == pytest.approx(NOON + 121.0, abs=1.1)
 
 
@@ -655,7 +655,7 @@ def test_the_clock_of_the_exchange_can_be_stepped_either_way() -> None:
     assert bucket.left == 90 - 40
 
 
-def test_ready_at_tells_the_least_wait() -> None:
+def test_ready_at_is_a_lower_bound_of_the_wait() -> None:
     bucket = opened(minute_bucket(), used=80)
     assert bucket.ready(10, SECOND_IN) == SECOND_IN
     assert bucket.ready(11, SECOND_IN) == pytest.approx(5_061.0, abs=1.1)

@@ -1,7 +1,7 @@
 """What every budget keeps, on real files and a real server: one contract, in real time.
 
-The exchange's clock stands at second 10 of a minute when a test begins, and no test waits for its
-turn.
+The exchange's clock stands at second 10 of a minute when a test begins, and no test waits for the
+next.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from random import Random
 from typing import Literal, TypeVar, cast
 from uuid import uuid4
 
+import msgspec
 import pytest
 import redis
 
@@ -134,7 +135,7 @@ async def open_window(budget: WeightBudget, place: Place, used: int = 1) -> None
 
 
 async def refusal(budget: WeightBudget, kind: type[E], weight: int = 1, timeout: float = 30) -> E:
-    """Ask until it is refused: what one process is told reaches the others a moment later."""
+    """Ask until it is refused: what one process learns reaches the others a moment later."""
     while True:
         try:
             lease = await budget.acquire(weight, timeout=timeout)
@@ -143,13 +144,13 @@ async def refusal(budget: WeightBudget, kind: type[E], weight: int = 1, timeout:
         budget.release(lease)
 
 
-def test_one_goes_ahead_and_the_rest_follow_wherever_they_wait(place: Place) -> None:
+def test_one_probe_is_sent_and_the_rest_follow_in_whatever_process(place: Place) -> None:
     async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
-        ahead = await one.acquire()
+        probe = await one.acquire()
         waiting = [asyncio.create_task(budget.acquire()) for budget in (one, other, other)]
         await asyncio.sleep(0.1)
         assert not any(task.done() for task in waiting)
-        one.settle(ahead, place.report(40))
+        one.settle(probe, place.report(40))
         for lease in await asyncio.gather(*waiting):
             assert lease.weight == 1
         await refusal(other, BudgetTimeoutError, weight=51)  # 40 and 3 of 90 are gone
@@ -157,7 +158,7 @@ def test_one_goes_ahead_and_the_rest_follow_wherever_they_wait(place: Place) -> 
     run(place, body)
 
 
-def test_what_one_is_told_holds_for_all(place: Place) -> None:
+def test_what_one_process_learns_holds_for_all(place: Place) -> None:
     async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
         await open_window(one, place)
         other.settle(await other.acquire(), place.report(80))
@@ -183,7 +184,7 @@ def test_a_refusal_freezes_all(place: Place) -> None:
     run(place, body)
 
 
-def test_a_ban_is_known_to_all_with_its_end_and_to_those_who_come_later(place: Place) -> None:
+def test_a_ban_and_its_end_are_known_to_all_processes_and_to_later_ones(place: Place) -> None:
     async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
         await open_window(one, place)
         lease = await one.acquire()
@@ -280,7 +281,9 @@ def test_many_callers_and_random_cancellations_leave_nothing_behind(
     run(place, body)
 
 
-def test_a_hopeless_head_lets_the_next_go_at_once(place: Place) -> None:
+def test_a_first_caller_that_cannot_be_served_in_time_lets_the_next_go_at_once(
+    place: Place,
+) -> None:
     async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
         await open_window(one, place)
         held = await one.acquire(20)
@@ -351,18 +354,18 @@ def test_a_closed_budget_says_so_and_keeps_what_it_learned(shared: Place) -> Non
 
 
 def test_the_weight_of_a_dead_process_comes_back_within_a_window(tmp_path: Path) -> None:
-    ahead = 0.0
-    runtime = Runtime(monotonic=lambda: time.monotonic() + ahead, wall=lambda: time.time() + ahead)
+    later = 0.0
+    runtime = Runtime(monotonic=lambda: time.monotonic() + later, wall=lambda: time.time() + later)
 
     async def main() -> None:
-        nonlocal ahead
+        nonlocal later
         place = Place("sqlite", tmp_path / "b", "", "x", time.monotonic(), runtime)
         dead, alive = place.open(), place.open()
         await open_window(dead, place)
         held = await dead.acquire(80)
         with pytest.raises(BudgetTimeoutError):
             await alive.acquire(20, timeout=0.05)
-        ahead = 21.0  # nothing is heard of it for as long as a request may be under way
+        later = 21.0  # it has been silent for longer than a request may take to arrive
         await open_window(alive, place, used=2)
         await open_window(alive, place, used=3)
         alive.release(await alive.acquire(80, timeout=1))
@@ -401,6 +404,32 @@ def test_a_file_that_cannot_be_used_is_a_typed_error(tmp_path: Path, trouble: st
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("version", [{}, {"version": 99}])
+@pytest.mark.parametrize("banned", [True, False])
+def test_of_a_ledger_of_another_version_only_the_ban_counts(
+    tmp_path: Path, version: dict[str, int], *, banned: bool
+) -> None:
+    path, end = tmp_path / "budget", time.time() + 200
+    ban = {"ban_ends": end, "ban_end_utc": end, "bans": 1} if banned else {}
+    ledger = {"spent": 90, "unsettled": 90, "doubts": [], **ban}
+    value = msgspec.msgpack.encode(version | {"ledger": ledger, "owners": {}})
+
+    async def main() -> None:
+        async with SqliteBudget(path, 100, reserve=10, group="x") as budget:
+            budget.release(await budget.acquire())
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("UPDATE budget SET state = ?", (value,))
+            connection.commit()
+        async with SqliteBudget(path, 100, reserve=10, group="x") as budget:
+            if banned:
+                error = await refusal(budget, IPBannedError)
+                assert error.banned_until.timestamp() == pytest.approx(end, abs=1)
+            else:
+                budget.release(await budget.acquire(90, timeout=1))
+
+    asyncio.run(main())
+
+
 def test_a_locked_file_does_not_block_the_event_loop(tmp_path: Path) -> None:
     async def main() -> None:
         async with SqliteBudget(tmp_path / "budget") as budget:
@@ -425,8 +454,8 @@ def test_a_locked_file_does_not_block_the_event_loop(tmp_path: Path) -> None:
 def scripts_run(url: str) -> int:
     """Round trips that decided something."""
     with closing(redis.Redis.from_url(url)) as client:  # pyright: ignore[reportUnknownMemberType]
-        told = cast("dict[str, dict[str, int]]", client.info("commandstats"))  # pyright: ignore[reportUnknownMemberType]
-    return told["cmdstat_evalsha"]["calls"]
+        info = cast("dict[str, dict[str, int]]", client.info("commandstats"))  # pyright: ignore[reportUnknownMemberType]
+    return info["cmdstat_evalsha"]["calls"]
 
 
 def test_an_acquire_takes_one_round_trip_and_waiting_takes_none(redis_server: RedisServer) -> None:
@@ -477,7 +506,7 @@ def test_without_redis_a_share_and_back_by_itself(
         assert one.state().available == 22 - 1 - 15
         one.settle(held.pop(), place.report(12))
         with pytest.raises(BudgetTimeoutError):
-            await one.acquire(6, timeout=0.05)  # 12 are told, 5 in flight, 22 are the share
+            await one.acquire(6, timeout=0.05)  # 12 are reported, 5 in flight, 22 are the share
         held.append(await one.acquire(5))
         server.start()
         while one.state().available < 25:  # noqa: ASYNC110 - it comes back by itself
@@ -551,7 +580,7 @@ def test_a_value_that_is_no_ledger_is_a_typed_error(
     run(place_for("redis", tmp_path, redis_server.url), body)
 
 
-def test_who_is_far_from_redis_has_turns_too(tmp_path: Path, redis_server: RedisServer) -> None:
+def test_a_process_far_from_redis_is_served_too(tmp_path: Path, redis_server: RedisServer) -> None:
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             await asyncio.sleep(0.01)

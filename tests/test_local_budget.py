@@ -88,11 +88,11 @@ async def test_a_thousand_waiters_with_random_cancellations_leave_nothing_behind
 async def test_a_waiter_cancelled_at_the_moment_of_its_grant_passes_it_on(
     budget: LocalBudget,
 ) -> None:
-    ahead = await budget.acquire()
+    probe = await budget.acquire()
     first = asyncio.create_task(budget.acquire(60))
     second = asyncio.create_task(budget.acquire(60))
     await asyncio.sleep(0)
-    budget.settle(ahead, answer(1))  # grants the first, which has not run yet
+    budget.settle(probe, answer(1))  # grants the first, which has not run yet
     first.cancel()
     lease = await second
     assert first.cancelled()
@@ -126,7 +126,7 @@ async def test_a_cancelled_head_lets_the_next_go_at_once(budget: LocalBudget) ->
     assert_nothing_left(budget)
 
 
-async def test_a_hopeless_wait_fails_before_it_begins(budget: LocalBudget) -> None:
+async def test_a_wait_that_cannot_end_in_time_fails_before_it_begins(budget: LocalBudget) -> None:
     await open_window(budget, used=90)
     with pytest.raises(BudgetTimeoutError, match="earliest") as caught:
         await budget.acquire(1, timeout=30)
@@ -138,7 +138,7 @@ async def test_a_hopeless_wait_fails_before_it_begins(budget: LocalBudget) -> No
     assert_nothing_left(budget)
 
 
-async def test_the_queue_ahead_counts_into_the_wait(budget: LocalBudget) -> None:
+async def test_the_weight_of_earlier_callers_counts_into_the_wait(budget: LocalBudget) -> None:
     await open_window(budget, used=90)
     waiting = [asyncio.create_task(budget.acquire(45)) for _ in range(2)]
     await asyncio.sleep(0)
@@ -151,12 +151,12 @@ async def test_the_queue_ahead_counts_into_the_wait(budget: LocalBudget) -> None
     assert_nothing_left(budget)
 
 
-async def test_a_wait_that_becomes_hopeless_fails_then(budget: LocalBudget) -> None:
-    ahead = await budget.acquire()
+async def test_a_wait_that_can_no_longer_end_in_time_fails_then(budget: LocalBudget) -> None:
+    probe = await budget.acquire()
     patient = asyncio.create_task(budget.acquire(1, timeout=300))
     hasty = asyncio.create_task(budget.acquire(1, timeout=30))
     await asyncio.sleep(0.5)
-    budget.settle(ahead, answer(95))
+    budget.settle(probe, answer(95))
     with pytest.raises(BudgetTimeoutError, match="earliest"):
         await hasty
     assert loop_time() == 0.5
@@ -164,14 +164,14 @@ async def test_a_wait_that_becomes_hopeless_fails_then(budget: LocalBudget) -> N
     assert_nothing_left(budget)
 
 
-async def test_when_a_heavy_wait_is_hopeless_a_light_one_behind_it_is_served(
+async def test_when_a_heavy_wait_cannot_end_in_time_a_light_one_behind_it_is_served(
     budget: LocalBudget,
 ) -> None:
-    ahead = await budget.acquire()
+    probe = await budget.acquire()
     heavy = asyncio.create_task(budget.acquire(40, timeout=5))
     light = asyncio.create_task(budget.acquire(1))
     await asyncio.sleep(0)
-    budget.settle(ahead, answer(80))
+    budget.settle(probe, answer(80))
     with pytest.raises(BudgetTimeoutError):
         await heavy
     budget.release(await light)
@@ -194,13 +194,13 @@ async def test_a_refusal_is_logged(budget: LocalBudget, caplog: pytest.LogCaptur
     assert "the exchange answered 418; nothing is sent until 20" in caplog.text
 
 
-async def test_a_deadline_ends_a_wait_that_was_not_hopeless(budget: LocalBudget) -> None:
-    ahead = await budget.acquire()
+async def test_a_deadline_ends_a_wait_that_could_have_ended_in_time(budget: LocalBudget) -> None:
+    probe = await budget.acquire()
     with pytest.raises(BudgetTimeoutError, match=r"within 0\.5 s") as caught:
         await budget.acquire(90, timeout=0.5)
     assert caught.value.wait == 0, "it may yet come at any time"
     assert loop_time() == 0.5
-    budget.release(ahead)
+    budget.release(probe)
     assert_nothing_left(budget)
 
 
@@ -210,11 +210,11 @@ async def test_a_request_that_never_fits_is_refused(budget: LocalBudget) -> None
     assert got.value.wait == inf
 
 
-async def test_a_ban_is_told_to_all_who_wait_and_to_all_who_come(budget: LocalBudget) -> None:
-    ahead = await budget.acquire()
+async def test_a_ban_fails_the_callers_that_wait_and_those_that_come(budget: LocalBudget) -> None:
+    probe = await budget.acquire()
     waiting = [asyncio.create_task(budget.acquire()) for _ in range(3)]
     await asyncio.sleep(0)
-    budget.settle(ahead, answer(5, 418, banned_until=MINUTE + 300))
+    budget.settle(probe, answer(5, 418, banned_until=MINUTE + 300))
     errors = await asyncio.gather(*waiting, return_exceptions=True)
     with pytest.raises(IPBannedError, match="nothing is sent until then") as caught:
         await budget.acquire()
@@ -254,7 +254,7 @@ async def test_one_timer_whatever_the_number_of_waiters(budget: LocalBudget) -> 
     assert_nothing_left(budget)
 
 
-async def test_the_state_tells_what_is_known(budget: LocalBudget) -> None:
+async def test_the_state_shows_what_is_known(budget: LocalBudget) -> None:
     cold = budget.state()
     assert (cold.limit, cold.reserve, cold.used_weight, cold.resets_at) == (100, 10, None, None)
     assert (cold.frozen_until, cold.banned_until) == (None, None)

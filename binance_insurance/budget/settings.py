@@ -1,4 +1,4 @@
-"""What a budget is told at its start."""
+"""The numbers that a budget is made with."""
 
 from __future__ import annotations
 
