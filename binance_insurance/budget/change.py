@@ -198,7 +198,7 @@ class Change:
             else:
                 news = state.ledger.refusals.merge(own.refusals) or self._apart
                 if self._apart:
-                    TokenBucket(self._settings, state.ledger).merge(own)
+                    state.ledger.merge(own)
         return self.apply(state, now, bounds, news=news)
 
     def apply(
@@ -247,7 +247,7 @@ class Change:
 
     def _settle(self, bucket: TokenBucket, noted: int, bounds: ClockBounds) -> int:
         """Apply what has ended; return the weight that this process still holds."""
-        bucket.correct(self.in_flight - noted)
+        bucket.ledger.correct(self.in_flight - noted)
         in_flight = self.in_flight
         for end in self._ended:
             ended = replace(end.lease, sent_at=end.lease.sent_at + bounds.low)

@@ -44,7 +44,7 @@ class ExchangeClock(Struct, omit_defaults=True):
 
         Returns whether it taught anything.
         """
-        drift = _DRIFT * max(0.0, received - self.seen_at)
+        drift = _DRIFT * (received - self.seen_at) if received > self.seen_at else 0.0
         known_low, known_high = self.low - drift, self.high + drift
         low, high = date - received, date + 1.0 - sent
         if low <= known_low and high >= known_high:

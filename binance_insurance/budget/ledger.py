@@ -48,7 +48,7 @@ class Ledger(Struct, omit_defaults=True):
         clock: bounds on the exchange's clock.
         refusals: the freeze and the ban.
         window: the start of the window by the exchange's clock. Before any date, windows are
-            numbered 0, `interval`, 2 `interval` and so on.
+            numbered by negative multiples of `interval`.
         ends_at: when it rolls over.
         spent: weight of this window: what was reported, and what was granted since.
         reported: the highest used weight that an answer of this window has reported.
@@ -64,7 +64,7 @@ class Ledger(Struct, omit_defaults=True):
 
     clock: ExchangeClock = field(default_factory=ExchangeClock)
     refusals: Refusals = field(default_factory=Refusals)
-    window: float = 0.0
+    window: float = -1e9
     ends_at: float = inf
     spent: int = 0
     reported: int = 0
@@ -85,3 +85,22 @@ class Ledger(Struct, omit_defaults=True):
         self.trusted_until += by
         self.probe_until += by
         self.early.at += by
+
+    def distrust(self) -> None:
+        """Let one request be sent ahead of the rest again."""
+        self.trusted_until = self.probe_until = -inf
+
+    def correct(self, weight: int) -> None:
+        """Count weight that was granted and not written down; negative, the other way round."""
+        self.unsettled += weight
+        self.spent = max(self.reported, self.spent + weight)
+
+    def merge(self, other: Ledger) -> None:
+        """Learn what another ledger knows of windows; its granted weight is not taken over."""
+        if other.window > self.window:
+            self.clock, self.window, self.ends_at = other.clock, other.window, other.ends_at
+            self.reported = self.spent = 0
+        if other.window == self.window:
+            self.reported = max(self.reported, other.reported)
+            self.spent = max(self.spent, self.reported)
+        self.distrust()

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 _TRUST_SHARE = 12  # an answer is recent for a twelfth of a window: 5 s of a minute
 _PAUSE_SHARE = 60  # how long a probe is waited for, and the delay of a rollover: 1 s of a minute
+_OK = 200
 _SILENT_ANSWERS = 3  # so many answers without a used weight in a row: this exchange reports none
 
 
@@ -62,7 +63,7 @@ class TokenBucket:
         ledger: what is known; it is changed in place.
     """
 
-    __slots__ = ("_pause", "interval", "ledger", "limit", "transit")
+    __slots__ = ("_pause", "_trust", "interval", "ledger", "limit", "transit")
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.limit = settings.limit
@@ -70,25 +71,27 @@ class TokenBucket:
         self.transit = settings.transit
         self.ledger = ledger
         self._pause = settings.interval / _PAUSE_SHARE
+        self._trust = settings.interval / _TRUST_SHARE
 
     def available(self, reserve: int) -> int:
         """Return the weight that this window still has for a caller with this reserve."""
         ledger = self.ledger
-        used = max(ledger.spent, ledger.reported + ledger.unsettled) + reserve
+        left = self.limit - reserve - max(ledger.spent, ledger.reported + ledger.unsettled)
         if ledger.early.used:
-            used = max(used, ledger.early.used + ledger.unsettled)
-        return max(0, self.limit - used)
+            left = min(left, self.limit - ledger.early.used - ledger.unsettled)
+        return max(0, left)
 
     def take(self, weight: int, now: float, reserve: int) -> Lease | None:
         """Grant `weight` now, or return None if it cannot be had now."""
-        ledger = self.ledger
+        ledger, refusals = self.ledger, self.ledger.refusals
         if now >= ledger.ends_at:
             self._roll_over(now)
         probing = now >= ledger.trusted_until
         if (
             weight > self.available(reserve)
             or (probing and now < ledger.probe_until)
-            or ledger.refusals.forbid(now)
+            or now < refusals.frozen_until
+            or now < refusals.ban_ends
         ):
             return None
         ledger.spent += weight
@@ -98,7 +101,7 @@ class TokenBucket:
             ledger.probes += 1
             ledger.probe_until = now + self._pause
             lease.number = ledger.probes
-        if not ledger.clock.known:
+        if ledger.window < 0.0:  # no date is known
             ledger.ends_at = now + self.transit + self.interval
         return lease
 
@@ -114,37 +117,35 @@ class TokenBucket:
             spread: by how many seconds `now` may be too early.
         """
         ledger = self.ledger
-        self._end_probe(lease)
+        if lease.number:
+            self._end_probe(lease)
         if report is None:
             self.lose(lease.weight, lease.sent_at)
             return
-        date = report.date
-        if date is not None:
-            self._observe(lease, now, now + spread, date)
-        self.refresh(now)
-        if report.status == TOO_MANY_REQUESTS:
-            self._freeze(now, report)
-        elif report.status == BANNED:
-            ledger.refusals.ban(now, report, ledger.clock)
-            self._distrust()
-        else:
-            ledger.refusals.answered(lease.sent_at)
+        date, used = report.date, report.used_weight
+        if date is not None and ledger.clock.observe(lease.sent_at, now + spread, date):
+            self._adjust(lease, now + spread, date)
+        if now >= ledger.ends_at:
+            self._roll_over(now)
+        if report.status != _OK or ledger.refusals.bans:
+            self._refuse(lease, now, report)
         if date is not None and date < ledger.window:
             ledger.unsettled -= lease.weight  # it was counted in a window that is over
-        elif report.used_weight is None:
+        elif used is None:
             ledger.lost.append((min(now, lease.sent_at + self.transit), lease.weight))
             ledger.silent += 1
             if ledger.silent >= _SILENT_ANSWERS:
-                ledger.trusted_until = now + self.interval / _TRUST_SHARE
-        elif self._is_placed(lease, now, date):
-            self._believe(lease, now, report.used_weight)
+                ledger.trusted_until = now + self._trust
+        elif lease.window == ledger.window and self._is_of_this_window(date, now):
+            self._believe(lease, now, used)
         else:
             ledger.lost.append((now, lease.weight))
-            ledger.early = Early(max(ledger.early.used, report.used_weight), now)
+            ledger.early = Early(max(ledger.early.used, used), now)
 
     def give_back(self, lease: Lease) -> None:
         """Take back the weight of a request that was certainly never sent."""
-        self._end_probe(lease)
+        if lease.number:
+            self._end_probe(lease)
         self.ledger.unsettled -= lease.weight
         if lease.window == self.ledger.window:
             self.ledger.spent -= lease.weight
@@ -152,12 +153,6 @@ class TokenBucket:
     def lose(self, weight: int, sent_before: float) -> None:
         """Count weight in flight as lost: what of it was sent was sent before a time."""
         self.ledger.lost.append((sent_before + self.transit, weight))
-
-    def correct(self, weight: int) -> None:
-        """Count weight that was granted and not written down; negative, the other way round."""
-        ledger = self.ledger
-        ledger.unsettled += weight
-        ledger.spent = max(ledger.reported, ledger.spent + weight)
 
     def restart(self, own: int, now: float) -> None:
         """Go on from a copy: `own` weight will be counted again, that of others is lost."""
@@ -167,18 +162,7 @@ class TokenBucket:
         if others > 0:
             self.lose(others, now)
         ledger.spent = ledger.reported + ledger.unsettled
-        self._distrust()
-
-    def merge(self, other: Ledger) -> None:
-        """Learn what another ledger knows of windows; its granted weight is not taken over."""
-        mine = self.ledger
-        if other.window > mine.window:
-            mine.clock, mine.window, mine.ends_at = other.clock, other.window, other.ends_at
-            mine.reported = mine.spent = 0
-        if other.window == mine.window:
-            mine.reported = max(mine.reported, other.reported)
-            mine.spent = max(mine.spent, mine.reported)
-        self._distrust()
+        self.ledger.distrust()
 
     def may_grant(self, weight: int, now: float, reserve: int) -> bool:
         """Return whether a caller that waits for `weight` should try now."""
@@ -200,7 +184,7 @@ class TokenBucket:
         start = max(now, ledger.refusals.frozen_until)
         # What is in flight may yet come back unsent.
         left = capacity - max(ledger.spent - ledger.unsettled, ledger.reported)
-        if weight <= left or not ledger.clock.known:
+        if weight <= left or ledger.window < 0.0:
             return start
         windows = ceil((weight - max(left, 0)) / capacity)
         return max(start, ledger.ends_at + (windows - 1) * self.interval)
@@ -227,17 +211,14 @@ class TokenBucket:
     def _start_of(self, exchange_time: float) -> float:
         return exchange_time // self.interval * self.interval
 
-    def _observe(self, lease: Lease, now: float, received: float, date: float) -> None:
-        """Learn from a date, and when the window ends by what is known now."""
-        ledger, clock = self.ledger, self.ledger.clock
-        first = not clock.known
-        if not clock.observe(lease.sent_at, received, date):
-            return
-        if first or clock.latest(received) < ledger.window:
+    def _adjust(self, lease: Lease, received: float, date: float) -> None:
+        """Know from a date that taught something when the window ends."""
+        ledger = self.ledger
+        if ledger.window < 0.0 or ledger.clock.latest(received) < ledger.window:
             # The first answer opens the window that it names, and so does one after the exchange's
             # clock was set back. What is known of the sum stays, but not the trust.
             lease.window = ledger.window = self._start_of(date)
-            self._distrust()
+            self.ledger.distrust()
         ledger.ends_at = self._end_of(ledger.window)
 
     def _end_of(self, window: float) -> float:
@@ -246,7 +227,7 @@ class TokenBucket:
     def _roll_over(self, now: float) -> None:
         """Begin a new window: nothing is known of it, and what is unsettled may count in it."""
         ledger, clock = self.ledger, self.ledger.clock
-        if clock.known:
+        if ledger.window >= 0.0:
             start = max(
                 ledger.window + self.interval, self._start_of(clock.earliest(now) - self._pause)
             )
@@ -259,20 +240,14 @@ class TokenBucket:
             ledger.ends_at = now + self.transit + self.interval
             self._settle_lost(lambda settled_from: settled_from <= now - self.interval)
         ledger.spent = ledger.reported = ledger.silent = 0
-        self._distrust()
+        self.ledger.distrust()
 
-    def _distrust(self) -> None:
-        """Let one request be sent ahead of the rest again."""
-        self.ledger.trusted_until = self.ledger.probe_until = -inf
-
-    def _is_placed(self, lease: Lease, now: float, date: float | None) -> bool:
-        """Return whether a request was granted in this window, and its answer reports on it."""
-        ledger, clock = self.ledger, self.ledger.clock
-        if lease.window != ledger.window:
-            return False
+    def _is_of_this_window(self, date: float | None, now: float) -> bool:
+        """Return whether an answer that came at `now` reports on this window, not a later one."""
+        end = self.ledger.window + self.interval
         if date is not None:
-            return date < ledger.window + self.interval
-        return not clock.known or clock.latest(now) < ledger.window + self.interval
+            return date < end
+        return self.ledger.window < 0.0 or self.ledger.clock.latest(now) < end
 
     def _believe(self, lease: Lease, now: float, used: int) -> None:
         ledger = self.ledger
@@ -282,14 +257,14 @@ class TokenBucket:
             ledger.reported = used
             if used > ledger.spent:
                 ledger.spent = used
-        ledger.trusted_until = now + self.interval / _TRUST_SHARE
+        ledger.trusted_until = now + self._trust
         if ledger.early.used and lease.sent_at >= ledger.early.at:
             ledger.early = Early()
         if ledger.lost:
             self._settle_lost(lambda settled_from: settled_from <= lease.sent_at)
 
     def _end_probe(self, lease: Lease) -> None:
-        if lease.number and lease.number == self.ledger.probes:
+        if lease.number == self.ledger.probes:
             self.ledger.probe_until = -inf
 
     def _settle_lost(self, settled: Callable[[float], bool]) -> None:
@@ -301,13 +276,26 @@ class TokenBucket:
         # Now the reported sum has them, or they never came.
         ledger.spent = max(ledger.reported, ledger.spent - dropped)
 
-    def _freeze(self, now: float, report: Report) -> None:
-        """Be silent until Retry-After, and for the rest of the window that was passed."""
+    def _refuse(self, lease: Lease, now: float, report: Report) -> None:
+        """React to a refusal, or to its end."""
         ledger = self.ledger
-        until = now + (report.retry_after or 0.0)
-        if not ledger.clock.known:
-            until = max(until, now + self.interval)
-        elif report.date is None or report.date >= ledger.window:
-            window = ledger.window if report.date is None else self._start_of(report.date)
-            until = max(until, self._end_of(window))
-        ledger.refusals.freeze(until)
+        if report.status == TOO_MANY_REQUESTS:
+            ledger.refusals.freeze(
+                max(now + (report.retry_after or 0.0), self._freeze_end(now, report))
+            )
+        elif report.status == BANNED:
+            ledger.refusals.ban(now, report, ledger.clock)
+            self.ledger.distrust()
+        else:
+            ledger.refusals.answered(lease.sent_at)
+
+    def _freeze_end(self, now: float, report: Report) -> float:
+        """Return the end of the window that a 429 says is used up."""
+        window = self.ledger.window
+        if window < 0.0:
+            return now + self.interval
+        if report.date is not None:
+            if report.date < window:
+                return now
+            window = self._start_of(report.date)
+        return self._end_of(window)
