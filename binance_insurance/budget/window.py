@@ -128,7 +128,7 @@ class TokenBucket:
         if now >= ledger.ends_at:
             self._roll_over(now)
         if report.status != _OK or ledger.refusals.bans:
-            self._refuse(lease, now, report)
+            self._react(lease, now, report)
         if date is not None and date < ledger.window:
             ledger.unsettled -= lease.weight  # it was counted in a window that is over
         elif used is None:
@@ -162,7 +162,7 @@ class TokenBucket:
         if others > 0:
             self.lose(others, now)
         ledger.spent = ledger.reported + ledger.unsettled
-        self.ledger.distrust()
+        ledger.distrust()
 
     def may_grant(self, weight: int, now: float, reserve: int) -> bool:
         """Return whether a caller that waits for `weight` should try now."""
@@ -218,7 +218,7 @@ class TokenBucket:
             # The first answer opens the window that it names, and so does one after the exchange's
             # clock was set back. What is known of the sum stays, but not the trust.
             lease.window = ledger.window = self._start_of(date)
-            self.ledger.distrust()
+            ledger.distrust()
         ledger.ends_at = self._end_of(ledger.window)
 
     def _end_of(self, window: float) -> float:
@@ -240,7 +240,7 @@ class TokenBucket:
             ledger.ends_at = now + self.transit + self.interval
             self._settle_lost(lambda settled_from: settled_from <= now - self.interval)
         ledger.spent = ledger.reported = ledger.silent = 0
-        self.ledger.distrust()
+        ledger.distrust()
 
     def _is_of_this_window(self, date: float | None, now: float) -> bool:
         """Return whether an answer that came at `now` reports on this window, not a later one."""
@@ -276,7 +276,7 @@ class TokenBucket:
         # Now the reported sum has them, or they never came.
         ledger.spent = max(ledger.reported, ledger.spent - dropped)
 
-    def _refuse(self, lease: Lease, now: float, report: Report) -> None:
+    def _react(self, lease: Lease, now: float, report: Report) -> None:
         """React to a refusal, or to its end."""
         ledger = self.ledger
         if report.status == TOO_MANY_REQUESTS:
@@ -285,7 +285,7 @@ class TokenBucket:
             )
         elif report.status == BANNED:
             ledger.refusals.ban(now, report, ledger.clock)
-            self.ledger.distrust()
+            ledger.distrust()
         else:
             ledger.refusals.answered(lease.sent_at)
 
