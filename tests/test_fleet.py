@@ -17,6 +17,8 @@ from benchmarks.fleet import OnePoolPerSymbol, Window, process, windows
 from benchmarks.redis_server import RedisServer
 from binance_insurance.sandbox import Fault, Sandbox
 
+from .conftest import SERVERS, StartServer
+
 pytestmark = pytest.mark.fleet
 LIMIT, INTERVAL, CALLERS = 400, 2, 16
 Process = asyncio.subprocess.Process
@@ -88,9 +90,8 @@ async def fleet(budget: str) -> AsyncGenerator[Fleet]:
 def budget(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'budget.sqlite'}"
-    server = request.getfixturevalue("redis_server")
-    assert isinstance(server, RedisServer)
-    return server.url
+    start: StartServer = request.getfixturevalue("redis_servers")
+    return start(next(iter(SERVERS))).url
 
 
 def full(seen: list[Window]) -> list[Window]:
@@ -163,7 +164,6 @@ def test_a_ban_of_one_process_stops_all_processes_and_later_ones(budget: str) ->
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("redis_server")  # skips where no server is available
 def test_redis_stops_and_starts_again_under_load(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     server.start()
