@@ -1,6 +1,6 @@
 """Processes on one IP, as if in containers: the weight used in each window, the requests refused.
 
-`python -m benchmarks.fleet URL BUDGET LIMIT INTERVAL CALLERS NAME` runs one process: each of its
+`python -P benchmarks/fleet.py URL BUDGET LIMIT INTERVAL CALLERS NAME` runs one process: each of its
 callers fetches one symbol again and again, until standard input is closed. It prints all errors.
 """
 
@@ -57,10 +57,10 @@ def windows(exchange: Sandbox) -> list[Window]:
 async def process(
     url: str, budget: str, limit: int, *, interval: int, callers: int, name: str
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """Start one process of a fleet, and end it afterwards."""
+    """Start one process of a fleet, and end it afterwards; kill it when the body fails."""
     arguments = [
-        "-m",
-        "benchmarks.fleet",
+        "-P",  # the installed package, not the source beside us
+        __file__,
         url,
         budget,
         str(limit),
@@ -73,10 +73,13 @@ async def process(
     )
     try:
         yield running
-    finally:
         if running.returncode is None and running.stdin is not None:
             running.stdin.close()
         await running.wait()
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.wait()
 
 
 class OnePoolPerSymbol(Scenario):

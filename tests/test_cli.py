@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from benchmarks.processes import running
 from binance_insurance.cli import main
 from binance_insurance.cli._app import app
 from binance_insurance.sandbox import Fault, Sandbox
@@ -50,7 +50,8 @@ def exchange() -> Iterator[Sandbox]:
             started.set()
             await done.wait()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    # A daemon: if it hangs, it must not keep the tests from ending.
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
     thread.start()
     assert started.wait(10)
     yield sandbox
@@ -193,7 +194,7 @@ def test_without_the_extra_the_error_names_what_to_install(monkeypatch: pytest.M
 def test_the_sandbox_serves_until_it_is_interrupted() -> None:
     command = [sys.executable, "-m", "binance_insurance", "sandbox", "--port", "0"]
     env = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+    with running(command, env) as process:
         assert process.stdout is not None
         assert "serves the scenario 'market'" in process.stdout.readline()
         _, _, url = process.stdout.readline().strip().partition("=")
