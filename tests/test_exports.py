@@ -1,0 +1,52 @@
+"""What the package exports: in order, there, documented, and explained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from inspect import isclass
+
+import pytest
+
+from . import ROOT
+
+MODULES = ["binance_insurance", "binance_insurance.budget", "binance_insurance.sandbox"]
+REFERENCE = ROOT / "docs" / "reference.md"
+
+
+def exports() -> list[tuple[str, str]]:
+    return [(module, name) for module in MODULES for name in import_module(module).__all__]
+
+
+def documented() -> Iterator[object]:
+    """What the reference names, and the members of the modules that it names."""
+    for kind, name in re.findall(
+        r"^\.\. auto(\w+):: (\S+)$", REFERENCE.read_text("utf-8"), re.MULTILINE
+    ):
+        if kind == "module":
+            members = vars(import_module(name)).values()
+            yield from (each for each in members if getattr(each, "__module__", None) == name)
+        else:
+            module, _, attribute = name.rpartition(".")
+            yield getattr(import_module(module), attribute)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_exports_are_sorted_and_named_once(module: str) -> None:
+    names: list[str] = import_module(module).__all__
+    assert names == sorted(set(names))
+
+
+@pytest.mark.parametrize(("module", "name"), exports())
+def test_an_export_is_there_and_documented(module: str, name: str) -> None:
+    found = getattr(import_module(module), name)
+    assert any(found is each for each in documented()), f"add {module}.{name} to {REFERENCE.name}"
+
+
+@pytest.mark.parametrize(("module", "name"), exports())
+def test_an_export_has_a_docstring_of_its_own(module: str, name: str) -> None:
+    found = getattr(import_module(module), name)
+    text = vars(found).get("__doc__") if isclass(found) else found.__doc__
+    assert text
+    assert text.strip()
