@@ -60,7 +60,7 @@ def coverage(session: nox.Session) -> None:
     session.install(".[test]")
     env = {"PYTHONASYNCIODEBUG": "1", "PYTHONDEVMODE": "1", "PYTHONSAFEPATH": "1"}
     session.run("coverage", "erase")
-    pytest = ("-m", "pytest", "-m", "not fleet")
+    pytest = ("-m", "pytest", "-m", "not fleet and not pace")
     session.run("coverage", "run", *pytest, *session.posargs, env=env)
     session.run("coverage", "combine")
     session.run("coverage", "report")
@@ -79,7 +79,10 @@ def lowest(requirement: Requirement) -> str:
 def floors(session: nox.Session) -> None:
     """The tests with the oldest versions that the core and all extras allow."""
     extras: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
-    named = [*PROJECT["project"]["dependencies"], *(each for extra in extras.values() for each in extra)]
+    named = [
+        *PROJECT["project"]["dependencies"],
+        *(each for extra in extras.values() for each in extra),
+    ]
     found = [Requirement(each) for each in named]
     bounds = [lowest(each) for each in found if each.name != PROJECT["project"]["name"]]
     session.install(f".[{','.join(extras)}]", *bounds)

@@ -461,6 +461,7 @@ def scripts_run(url: str) -> int:
     return info["cmdstat_evalsha"]["calls"]
 
 
+@pytest.mark.pace
 def test_an_acquire_takes_one_round_trip_and_waiting_takes_none(redis_server: RedisServer) -> None:
     async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
         await open_window(one, place)
@@ -523,7 +524,9 @@ def test_without_redis_a_share_and_back_by_itself(
 
     with caplog.at_level(logging.WARNING, "binance_insurance"):
         run(place, body)
-    said = [record.getMessage() for record in caplog.records]
+    # In debug mode asyncio has something to say too: that starting a server blocked its loop.
+    ours = [record for record in caplog.records if record.name.startswith("binance_insurance")]
+    said = [record.getMessage() for record in ours]
     assert len(said) == 2
     assert "goes on by itself, with 22 of the 90" in said[0]
     assert "is back" in said[1]
@@ -583,6 +586,7 @@ def test_a_value_that_is_no_ledger_is_a_typed_error(
     run(place_for("redis", tmp_path, redis_server.url), body)
 
 
+@pytest.mark.pace
 def test_a_process_far_from_redis_is_served_too(tmp_path: Path, redis_server: RedisServer) -> None:
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):

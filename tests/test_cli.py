@@ -148,7 +148,7 @@ def test_each_error_is_one_line_with_its_exit_code(
         (["pools", "BTC USDT", "--sandbox"], USAGE, "whitespace"),
         (["pools", "--base-url", "nowhere"], USAGE, "base_url must be"),
         (
-            ["pools", "--base-url", "http://127.0.0.1:9", "--timeout", "0.01"],
+            ["pools", "--base-url", "http://127.0.0.1:9"],
             NETWORK,
             "cannot connect",
         ),
