@@ -46,12 +46,20 @@ def imports(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Tests of the installed package on each Python that is here; all arguments go to pytest.
 
-    Those that start fleets of processes run on the default Python alone: another one tells nothing
+    Those that start fleets of processes run on the default Python alone: another one shows nothing
     new about them.
     """
     session.install(".[test]")
     chosen = () if session.python == DEFAULT else ("-m", "not fleet")
     session.run("pytest", *chosen, *session.posargs)
+
+
+@nox.session
+def campaign(session: nox.Session) -> None:
+    """What takes too long for the suite: 5,000 worlds, and fleets for 10 windows of 2,400."""
+    session.install(".[test]")
+    chosen = ("-m", "campaign", "--timeout", "900", "-s")
+    session.run("pytest", *chosen, *session.posargs, env={"CAMPAIGN": "1"})
 
 
 @nox.session

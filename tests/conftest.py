@@ -57,11 +57,6 @@ class Singles(Scenario):
         return self._pools
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long fleets of processes are watched."""
-    parser.addoption("--fleet-windows", type=int, default=2, help="windows of 2 s, and kills")
-
-
 @pytest.fixture
 def runtime() -> Runtime:
     """Time from the test's loop, and a chance that always takes the longest wait."""

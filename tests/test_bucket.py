@@ -26,6 +26,8 @@ from binance_insurance.budget.ledger import Ledger
 from binance_insurance.budget.settings import Settings
 from binance_insurance.budget.window import TokenBucket
 
+from .scale import sample
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -266,6 +268,7 @@ def calm(limit: int, interval: int, **changes: Any) -> Schedule:
     )
 
 
+@pytest.mark.campaign
 # Each of the examples was a refusal by our own weight, with a bucket that lacked what stands beside
 # it. The first window has no delay.
 @example(calm(20, 2))
@@ -290,7 +293,7 @@ def calm(limit: int, interval: int, **changes: Any) -> Schedule:
 # A probe that fails lets the next one go at once.
 @example(calm(20, 5, phase=2.0, latency=(1.0, 1.0), bursts=((0.06, 5),)))
 @given(schedules())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=sample(200, 5000), deadline=None)
 def test_no_429_but_for_weight_of_other_clients_that_no_answer_had_reported(
     schedule: Schedule,
 ) -> None:
@@ -328,8 +331,9 @@ def busy_schedules(draw: st.DrawFn) -> Schedule:
     )
 
 
+@pytest.mark.campaign
 @given(busy_schedules())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=sample(30, 500), deadline=None)
 def test_under_load_it_uses_98_percent_of_what_others_leave(schedule: Schedule) -> None:
     run = Simulation(schedule).run()
     assume(run.most_unsettled <= schedule.limit / 100)

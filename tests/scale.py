@@ -1,0 +1,15 @@
+"""How much the tests try: a sample in the suite, everything in the nox session `campaign`.
+
+`CAMPAIGN=1` in the environment switches from one to the other.
+"""
+
+from __future__ import annotations
+
+import os
+
+CAMPAIGN = bool(os.environ.get("CAMPAIGN"))
+
+
+def sample(few: int, all_of_them: int) -> int:
+    """Return how much to try: few in the suite, all in the campaign."""
+    return all_of_them if CAMPAIGN else few
