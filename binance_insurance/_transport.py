@@ -12,7 +12,7 @@ import ssl
 import weakref
 from functools import lru_cache
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import aiohttp
 from msgspec import Struct
@@ -24,18 +24,15 @@ from .errors import ConnectError, RequestTimeoutError, TransportError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from aiohttp import (
-        ClientHandlerType,
-        ClientMiddlewareType,
-        ClientRequest,
-        ClientResponse,
-        StreamReader,
-    )
+    from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, StreamReader
+    from aiohttp.connector import Connection
 
 MAX_BODY = 8 * 1024 * 1024
 _CONNECT_TIMEOUT = 5.0
 # Hosts that cannot be spelled in DNS are a UnicodeError.
 _FOREIGN = (aiohttp.ClientError, OSError, ssl.SSLError, UnicodeError)
+# After these, aiohttp sends a GET request again by itself.
+_SENT_AGAIN = (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -85,9 +82,11 @@ class Transport:
         self._max_connections = max_connections
         self._timeouts = Timeouts(attempt_timeout)
         self._connect_timeout = _connect_timeout(min(_CONNECT_TIMEOUT, attempt_timeout))
-        # A request's middlewares replace its session's, so those of a shared session go along.
-        shared: tuple[ClientMiddlewareType, ...] = getattr(session, "_middlewares", ())
-        self._middlewares = (*shared, _send_once)
+        self._options: _Options = (
+            {"allow_redirects": False}
+            if session is None
+            else _options_for(session, self._connect_timeout)
+        )
 
     async def get(self, endpoint: str, symbol: str | None) -> Answer:
         """Ask once and read the answer.
@@ -103,7 +102,7 @@ class Transport:
         """
         session = self._session
         if session is None or (session.closed and self._keeper is not None):
-            self._keeper = _keep_session(self._max_connections)
+            self._keeper = _keep_session(self._max_connections, self._connect_timeout)
             # Held from outside as well, so that the garbage collector takes the session's owner
             # first. Then asyncio finishes the generator, which closes the session.
             weakref.finalize(self, _let_go, self._keeper).atexit = False
@@ -112,18 +111,10 @@ class Transport:
             raise ConnectError("the aiohttp session that was given is closed", symbol=symbol)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        response: ClientResponse | None = None
+        response: aiohttp.ClientResponse | None = None
         self._timeouts.start(task)
         try:
-            response = await session.request(
-                "GET",
-                self._url(endpoint, symbol),
-                timeout=self._connect_timeout,
-                allow_redirects=False,
-                raise_for_status=False,
-                auto_decompress=True,
-                middlewares=self._middlewares,
-            )
+            response = await session.request("GET", self._url(endpoint, symbol), **self._options)
             content = response.content
             # Most answers are here at once.
             body = content.read_nowait() if content.is_eof() else await _read(content)
@@ -161,7 +152,70 @@ class Transport:
         return url if symbol is None else url.with_query(symbol=symbol)
 
 
-async def _keep_session(max_connections: int) -> AsyncGenerator[aiohttp.ClientSession]:
+class _InterruptedError(aiohttp.ClientError):
+    """The connection broke after the request went out.
+
+    aiohttp would send the request again by itself, at a weight that nobody counts, since it does
+    so when a kept-alive connection breaks before the answer. The exchange may have counted the
+    request by then, so sending again is the retry policy's to decide: aiohttp gets this error
+    instead, which it leaves alone.
+    """
+
+
+class _SendOnce(aiohttp.ClientResponse):
+    """The response of our own session: for one that cannot start, nothing is sent again.
+
+    It costs a request less than a middleware does.
+    """
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        try:
+            # Named, since super() would look it up at each request.
+            return await aiohttp.ClientResponse.start(self, connection)
+        except _SENT_AGAIN as error:
+            raise _interrupted(error) from error
+
+
+async def _send_once(request: ClientRequest, send: ClientHandlerType) -> aiohttp.ClientResponse:
+    """Do as `_SendOnce` does, as a middleware, on a session that was given."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except _SENT_AGAIN as error:
+        raise _interrupted(error) from error
+
+
+def _interrupted(error: aiohttp.ClientConnectionError) -> _InterruptedError:
+    return _InterruptedError(str(error) or "the exchange closed the connection")
+
+
+class _Options(TypedDict, total=False):
+    """What a request says beyond what its session says already."""
+
+    timeout: aiohttp.ClientTimeout
+    allow_redirects: bool
+    raise_for_status: bool
+    auto_decompress: bool
+    middlewares: tuple[ClientMiddlewareType, ...]
+
+
+def _options_for(session: aiohttp.ClientSession, timeout: aiohttp.ClientTimeout) -> _Options:
+    """Say what a session that was given may say otherwise."""
+    # A request's middlewares replace its session's, so those go along.
+    own: tuple[ClientMiddlewareType, ...] = getattr(session, "_middlewares", ())
+    return {
+        "timeout": timeout,
+        "allow_redirects": False,
+        "raise_for_status": False,
+        "auto_decompress": True,
+        "middlewares": (*own, _send_once),
+    }
+
+
+async def _keep_session(
+    max_connections: int, timeout: aiohttp.ClientTimeout
+) -> AsyncGenerator[aiohttp.ClientSession]:
     """Open a session and close it when closed itself.
 
     Also when a client is forgotten, or its loop ends first: asyncio finishes generators then.
@@ -169,6 +223,8 @@ async def _keep_session(max_connections: int) -> AsyncGenerator[aiohttp.ClientSe
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=max_connections),
         cookie_jar=aiohttp.DummyCookieJar(),
+        response_class=_SendOnce,
+        timeout=timeout,
     )
     try:
         yield session
@@ -178,24 +234,6 @@ async def _keep_session(max_connections: int) -> AsyncGenerator[aiohttp.ClientSe
 
 def _let_go(keeper: AsyncGenerator[aiohttp.ClientSession]) -> None:
     """Drop the last reference to a generator."""
-
-
-class _InterruptedError(aiohttp.ClientError):
-    """The connection broke after the request went out."""
-
-
-async def _send_once(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
-    """Keep aiohttp from sending a request again by itself, at a weight that nobody counts.
-
-    It does so when a kept-alive connection breaks before the answer. The exchange may have
-    counted the request by then, so sending again is the retry policy's to decide.
-    """
-    try:
-        return await send(request)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _InterruptedError(str(error) or "the exchange closed the connection") from error
 
 
 def _connect_timeout(seconds: float) -> aiohttp.ClientTimeout:
