@@ -24,7 +24,7 @@ POOLS, SIZE = 60, 10
 def memory() -> tuple[int, int]:
     """Return the bytes of memory that the process has now, and has had at its largest."""
     status = Path("/proc/self/status")
-    if not status.exists():  # not Linux; on Linux this would tell the parent's size as well
+    if not status.exists():  # not Linux; on Linux this would be the parent's size as well
         largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return largest, largest
     kilobytes = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", status.read_text(), re.MULTILINE))

@@ -2,8 +2,9 @@
 
 It keeps no limits (the sandbox does). It answers with the headers that the exchange sends and with
 pools like the documented example: four assets and as many symbols as asked for. It counts requests
-and weight: `GET /counts` tells them, `GET /reset` sets them to zero.
-Run as `python -m benchmarks.server POOLS SYMBOLS_OF_EACH`, it prints its URL.
+and weight: `GET /counts` gives them, `GET /reset` sets them to zero.
+Run as `python -m benchmarks.server POOLS SYMBOLS_OF_EACH`, it prints its URL, and ends when its
+input does.
 """
 
 from __future__ import annotations
@@ -117,12 +118,14 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(pools: int, size: int) -> None:
-    """Serve on a free port of the loopback interface until killed."""
+    """Serve on a free port of the loopback interface until the input ends."""
     exchange = Exchange(pools, size)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(exchange), "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-    await server.serve_forever()
+    # Whoever started it may be killed; then its input ends.
+    await asyncio.to_thread(sys.stdin.read)
+    server.close()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 All are given what they need to run as fast as they can: open sessions, no rate limiting of their
 own (ccxt's is switched off), and no API keys. Run as
-`python -m benchmarks.sides SIDE URL SYMBOL...`: for each number that it reads, it asks for that
-many of the symbols in turn and prints the seconds.
+`python -m benchmarks.sides SIDE URL SYMBOL...`: for each number that it reads, it asks for the next
+so many of the symbols and prints two figures: the seconds, and the seconds of CPU time, of all its
+threads and of the kernel on its behalf. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ async def fetch_pools_again(url: str) -> AsyncGenerator[Ask]:
 
 @asynccontextmanager
 async def fetch_pools_cold(url: str) -> AsyncGenerator[Ask]:
-    """Open it anew for each question."""
+    """Open it once more for each batch."""
 
     async def ask(symbols: Sequence[str]) -> None:
         async with InsuranceClient(url, budget=unlimited()) as client:
@@ -184,14 +185,14 @@ SIDES: dict[str, Side] = {
 
 async def serve(side: str, url: str, symbols: Sequence[str]) -> None:
     """Take the numbers and print the seconds."""
-    turn = itertools.cycle(symbols)
+    endless = itertools.cycle(symbols)
     async with SIDES[side](url) as ask:
         for line in sys.stdin:
-            asked = list(itertools.islice(turn, int(line)))
+            asked = list(itertools.islice(endless, int(line)))
             gc.collect()
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             await ask(asked)
-            print(time.perf_counter() - start, flush=True)
+            print(time.perf_counter() - start, time.process_time() - cpu, flush=True)
 
 
 if __name__ == "__main__":
