@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Timeouts:
-    """Cancels tasks that take longer than a fixed time; a task tells when it starts and stops.
+    """Cancels tasks that take longer than a fixed time; each names itself at start and stop.
 
     Attributes:
         seconds: the fixed time.
@@ -33,7 +33,7 @@ class Timeouts:
             self._timer = loop.call_at(ends, self._expire, loop)
 
     def stop(self, task: asyncio.Task[object]) -> bool:
-        """End the count; tell whether its time had passed, so that it was cancelled from here."""
+        """End the count. Return whether its time had passed, so that it was cancelled from here."""
         return self._ends.pop(task, None) is None
 
     def close(self) -> None:

@@ -101,14 +101,8 @@ class Transport:
             TransportError: the connection broke before an answer.
         """
         session = self._session
-        if session is None or (session.closed and self._keeper is not None):
-            self._keeper = _keep_session(self._max_connections, self._connect_timeout)
-            # Held from outside as well, so that the garbage collector takes the session's owner
-            # first. Then asyncio finishes the generator, which closes the session.
-            weakref.finalize(self, _let_go, self._keeper).atexit = False
-            session = self._session = await anext(self._keeper)
-        if session.closed:
-            raise ConnectError("the aiohttp session that was given is closed", symbol=symbol)
+        if session is None or session.closed:
+            session = await self._open(symbol)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         response: aiohttp.ClientResponse | None = None
@@ -146,6 +140,17 @@ class Transport:
         if keeper is not None:
             self._session = None
             await keeper.aclose()
+
+    async def _open(self, symbol: str | None) -> aiohttp.ClientSession:
+        """Open our own session; once more where its event loop has closed it."""
+        if self._session is not None and self._keeper is None:
+            raise ConnectError("the aiohttp session that was given is closed", symbol=symbol)
+        self._keeper = _keep_session(self._max_connections, self._connect_timeout)
+        # Held from outside as well, so that the garbage collector takes the session's owner
+        # first. Then asyncio finishes the generator, which closes the session.
+        weakref.finalize(self, _let_go, self._keeper).atexit = False
+        self._session = await anext(self._keeper)
+        return self._session
 
     def _build_url(self, endpoint: str, symbol: str | None) -> URL:
         url = self._api / endpoint
