@@ -33,6 +33,7 @@ from binance_insurance import (
     LocalBudget,
     RateLimitError,
     RequestTimeoutError,
+    RetryPolicy,
     Runtime,
     ServerError,
     StatusError,
@@ -395,6 +396,19 @@ async def test_several_clients_share_a_session_and_a_budget(
             assert answer.status == 200
     assert budget.state().used_weight == 3
     assert len(seen) == 4, "the middlewares of the session apply"
+
+
+async def test_a_given_session_sends_nothing_again_by_itself(
+    exchange: Sandbox, runtime: Runtime
+) -> None:
+    async with aiohttp.ClientSession() as session:
+        retry = RetryPolicy(max_attempts=1)
+        client = InsuranceClient(exchange.url, session=session, retry=retry, runtime=runtime)
+        await client.fetch_pool("BTCUSDT")
+        exchange.inject(Fault.reset())
+        with pytest.raises(TransportError):
+            await client.fetch_pool("BTCUSDT")
+    assert len(exchange.requests) == 2
 
 
 async def test_after_the_timeout_nothing_is_sent(
