@@ -17,7 +17,7 @@ from .errors import InsuranceError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ._planner import Group
+    from ._knowledge import Group
     from ._retry import Retrier
 
 T = TypeVar("T")

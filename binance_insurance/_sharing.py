@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._decoding import decode_pool, decode_pools
 from ._flights import Flight
-from ._planner import Group, Grouping, SnapshotWeight
 from .budget.report import utc
+from ._knowledge import Group, Knowledge
+from ._planner import snapshot_is_lighter
 from .errors import (
     BadRequestError,
     BudgetTimeoutError,
@@ -44,16 +45,14 @@ class Sharing:
     """The flights of one client, and what their answers have taught.
 
     Attributes:
-        grouping: which symbols share a pool.
-        snapshot_weight: what the request without symbol weighs.
+        knowledge: what the answers taught.
         answered_otherwise: questions answered without a request of their own.
     """
 
     def __init__(
         self, attempts: Attempts, retrier: Retrier, budget: WeightBudget, runtime: Runtime
     ) -> None:
-        self.grouping = Grouping()
-        self.snapshot_weight = SnapshotWeight()
+        self.knowledge = Knowledge()
         self.answered_otherwise = 0
         self._attempts = attempts
         self._retrier = retrier
@@ -63,7 +62,6 @@ class Sharing:
         self._by_group: dict[Group, Flight[InsurancePool]] = {}
         self._for_all: Flight[InsuranceSnapshot] | None = None
         self._waiting: set[Flight[InsurancePool]] = set()
-        self._snapshot: tuple[InsuranceSnapshot, float] | None = None
         self._flights: set[Flight[Any]] = set()
         self._closed = False
 
@@ -72,7 +70,7 @@ class Sharing:
 
         With `alone` it is asked for by itself, so that an error is the exchange's own.
         """
-        group = None if alone else self.grouping.group_of(symbol)
+        group = None if alone else self.knowledge.group_of(symbol)
         if not alone and (self._for_all is not None or group in self._by_group):
             pool = await self._pool_under_way(symbol, group, deadline)
             if pool is not None:
@@ -112,16 +110,15 @@ class Sharing:
 
     def recall(self, symbol: str, max_age: float) -> InsurancePool | None:
         """Return the newest pool that names a symbol, if it was observed within `max_age` s."""
-        pool = self.grouping.recall(symbol, self._monotonic() - max_age)
+        pool = self.knowledge.pool_since(symbol, self._monotonic() - max_age)
         self.answered_otherwise += pool is not None
         return pool
 
     def recall_snapshot(self, max_age: float) -> InsuranceSnapshot | None:
         """Return the newest snapshot, if it was observed within `max_age` seconds."""
-        if self._snapshot is None or self._snapshot[1] < self._monotonic() - max_age:
-            return None
-        self.answered_otherwise += 1
-        return self._snapshot[0]
+        snapshot = self.knowledge.snapshot_since(self._monotonic() - max_age)
+        self.answered_otherwise += snapshot is not None
+        return snapshot
 
     async def aclose(self) -> None:
         """End all flights; those aboard get a `TransportError`."""
@@ -220,7 +217,9 @@ class Sharing:
         lease: Lease | None = None
         if not flight.alone:
             self._waiting.add(flight)
-            if self._for_all is not None or self.snapshot_weight.value < len(self._waiting):
+            if self._for_all is not None or snapshot_is_lighter(
+                self.knowledge.snapshot_weight, len(self._waiting)
+            ):
                 self._merge()
         try:
             if not flight.diverted:
@@ -255,21 +254,21 @@ class Sharing:
             for_all.leave(seat)
 
     async def _attempt_for_all(self, flight: Flight[InsuranceSnapshot]) -> InsuranceSnapshot:
-        lease = await self._attempts.acquire(self.snapshot_weight.value, flight)
+        lease = await self._attempts.acquire(self.knowledge.snapshot_weight, flight)
         outcome = await self._attempts.send(_POOLS, lease, flight)
         report = outcome.report
         at = report.wall if report.date is None else report.date
         snapshot = InsuranceSnapshot(decode_pools(outcome.body), utc(at))
         if outcome.used_before is not None and report.used_weight is not None:
-            self.snapshot_weight.learn(outcome.used_before, report.used_weight)
-        self._snapshot = snapshot, self._monotonic()
+            self.knowledge.learn_snapshot_weight(outcome.used_before, report.used_weight)
+        self.knowledge.learn_snapshot(snapshot, self._monotonic())
         for pool in snapshot.pools:
-            self._learn(pool)
+            self._answer_waiting(pool)
         return snapshot
 
     def _merge(self) -> None:
         """Let one request without symbol answer all who wait for weight, if it can be had."""
-        if self.snapshot_weight.value > self._budget.capacity:
+        if self.knowledge.snapshot_weight > self._budget.capacity:
             return
         for_all = self._for_all or self._launch_for_all()
         for flight in self._waiting:
@@ -277,7 +276,10 @@ class Sharing:
             flight.divert()
 
     def _learn(self, pool: InsurancePool) -> None:
-        self.grouping.learn(pool, self._monotonic())
+        self.knowledge.learn_pool(pool, self._monotonic())
+        self._answer_waiting(pool)
+
+    def _answer_waiting(self, pool: InsurancePool) -> None:
         for flight in tuple(self._waiting):
             if flight.symbol in pool.symbols:
                 flight.land(pool)

@@ -199,10 +199,10 @@ class InsuranceClient:
                 pool = self._sharing.recall(name, max_age)
                 if pool is not None:
                     recalled[name] = pool
-        weight = self._sharing.snapshot_weight.value
+        weight = self._sharing.knowledge.snapshot_weight
         plan = Plan(
             (name for name in names if name not in recalled),
-            self._sharing.grouping,
+            self._sharing.knowledge,
             snapshot_weight=weight if weight <= self._budget.capacity else None,
             width=self._max_concurrency,
         )
@@ -321,7 +321,7 @@ class InsuranceClient:
                     work = (
                         self._sharing.snapshot(deadline)
                         if symbol is None
-                        else self._sharing.pool(symbol, deadline, alone=plan.is_alone(symbol))
+                        else self._sharing.pool(symbol, deadline, alone=plan.is_exclusive(symbol))
                     )
                     asking[asyncio.create_task(work)] = symbol
                 if not asking:
@@ -344,12 +344,12 @@ def _note(
         answer = task.result()
     except InsuranceError as error:
         if symbol is None:
-            plan.failed_all(error)
+            plan.failed_snapshot(error)
         else:
             plan.failed(symbol, error)
         return
     if isinstance(answer, InsuranceSnapshot):
-        plan.answered_all(answer)
+        plan.answered_snapshot(answer)
     elif symbol is not None:
         plan.answered(symbol, answer)
 

@@ -19,7 +19,8 @@ from binance_insurance import (
     IPBannedError,
     ServerError,
 )
-from binance_insurance._planner import Grouping, Plan, SnapshotWeight
+from binance_insurance._knowledge import Knowledge
+from binance_insurance._planner import Plan, snapshot_is_lighter
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 BALANCE = (AssetBalance("USDT", Decimal(1), 0),)
@@ -77,36 +78,36 @@ def worlds(draw: st.DrawFn, *, unknown: bool = False) -> World:
 def play(world: World, faults: float = 0.0) -> tuple[Plan, int]:
     """Carry a plan out, with answers in any order; return it and the weight that it spent."""
     chance = Random(world.seed)
-    grouping = Grouping()
+    knowledge = Knowledge()
     for pool in world.believed:
-        grouping.learn(pool, 0.0)
-    plan = Plan(world.asked, grouping, snapshot_weight=world.weight, width=world.width)
-    under_way: list[str | None] = []
+        knowledge.learn_pool(pool, 0.0)
+    plan = Plan(world.asked, knowledge, snapshot_weight=world.weight, width=world.width)
+    in_flight: list[str | None] = []
     spent = 0
     while True:
         for symbol in plan.next():
-            under_way.append(symbol)
+            in_flight.append(symbol)
             spent += world.weight if symbol is None else 1
-        assert len(under_way) <= world.width
-        if not under_way:
+        assert len(in_flight) <= world.width
+        if not in_flight:
             return plan, spent
-        symbol = under_way.pop(chance.randrange(len(under_way)))
+        symbol = in_flight.pop(chance.randrange(len(in_flight)))
         if chance.random() < faults:
             error = ServerError("down", status=503)
             if symbol is None:
-                plan.failed_all(error)
+                plan.failed_snapshot(error)
             else:
                 plan.failed(symbol, error)
         elif symbol is None:
-            for pool in world.pools:
-                grouping.learn(pool, 1.0)
-            plan.answered_all(InsuranceSnapshot(world.pools, NOON))
+            snapshot = InsuranceSnapshot(world.pools, NOON)
+            knowledge.learn_snapshot(snapshot, 1.0)
+            plan.answered_snapshot(snapshot)
         else:
             found = world.pool_of(symbol)
             if found is None:
                 plan.failed(symbol, InvalidSymbolError("no", symbol=symbol))
             else:
-                grouping.learn(found, 1.0)
+                knowledge.learn_pool(found, 1.0)
                 plan.answered(symbol, found)
 
 
@@ -125,7 +126,7 @@ def test_every_symbol_gets_a_pool_that_names_it_or_its_own_error(world: World) -
 
 @given(worlds())
 @settings(deadline=None, max_examples=300)
-def test_it_never_spends_more_than_the_better_plain_strategy_and_what_was_under_way(
+def test_it_never_spends_more_than_the_better_plain_strategy_and_what_was_in_flight(
     world: World,
 ) -> None:
     _, spent = play(world)
@@ -147,7 +148,7 @@ def test_under_faults_every_symbol_is_still_accounted_for(world: World, faults: 
 
 
 def test_a_ban_ends_the_plan_at_once() -> None:
-    plan = Plan([f"S{n}" for n in range(30)], Grouping(), snapshot_weight=40, width=4)
+    plan = Plan([f"S{n}" for n in range(30)], Knowledge(), snapshot_weight=40, width=4)
     first, *rest = plan.next()
     assert first is not None
     plan.failed(first, IPBannedError("banned", symbol=first))
@@ -158,28 +159,7 @@ def test_a_ban_ends_the_plan_at_once() -> None:
     assert len(plan.errors) == 30
 
 
-def test_the_weight_of_a_snapshot_is_the_lowest_of_the_last_clean_differences() -> None:
-    weight = SnapshotWeight()
-    assert weight.value == 40
-    weight.learn(100, 147)
-    assert weight.value == 47, "others may have spent in between, but 40 is not proved either"
-    weight.learn(200, 240)
-    weight.learn(300, 300)
-    weight.learn(300, 290)
-    assert weight.value == 40
-    for _ in range(3):
-        weight.learn(100, 101)
-    assert weight.value == 1
-    for _ in range(3):
-        weight.learn(100, 140)
-    assert weight.value == 40
-
-
-def test_the_grouping_is_bounded() -> None:
-    grouping = Grouping()
-    for batch in range(30):
-        symbols = tuple(f"S{batch}-{number}" for number in range(1000))
-        grouping.learn(InsurancePool(symbols, BALANCE), 0.0)
-    known = [grouping.group_of(f"S{batch}-0") is not None for batch in range(30)]
-    assert known.count(True) <= 20
-    assert known[-1]
+def test_the_snapshot_request_is_lighter_only_where_it_weighs_less_and_can_be_had() -> None:
+    assert snapshot_is_lighter(40, 41)
+    assert not snapshot_is_lighter(40, 40)
+    assert not snapshot_is_lighter(None, 1000)

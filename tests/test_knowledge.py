@@ -1,0 +1,69 @@
+"""What is kept of answers, for how long, and how much of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from binance_insurance import AssetBalance, InsurancePool, InsuranceSnapshot
+from binance_insurance._knowledge import Knowledge
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+BALANCE = (AssetBalance("USDT", Decimal(1), 0),)
+
+
+def pool_of(*symbols: str) -> InsurancePool:
+    return InsurancePool(symbols, BALANCE)
+
+
+def test_the_weight_of_a_snapshot_is_the_lowest_of_the_last_clean_differences() -> None:
+    knowledge = Knowledge()
+    assert knowledge.snapshot_weight == 40
+    knowledge.learn_snapshot_weight(100, 147)
+    assert knowledge.snapshot_weight == 47, "others may have spent, but 40 is not proved either"
+    knowledge.learn_snapshot_weight(200, 240)
+    knowledge.learn_snapshot_weight(300, 300)
+    knowledge.learn_snapshot_weight(300, 290)
+    assert knowledge.snapshot_weight == 40
+    for _ in range(3):
+        knowledge.learn_snapshot_weight(100, 101)
+    assert knowledge.snapshot_weight == 1
+    for _ in range(3):
+        knowledge.learn_snapshot_weight(100, 140)
+    assert knowledge.snapshot_weight == 40
+
+
+def test_the_grouping_is_bounded() -> None:
+    knowledge = Knowledge()
+    for batch in range(30):
+        symbols = tuple(f"S{batch}-{number}" for number in range(1000))
+        knowledge.learn_pool(InsurancePool(symbols, BALANCE), 0.0)
+    known = [knowledge.group_of(f"S{batch}-0") is not None for batch in range(30)]
+    assert known.count(True) <= 20
+    assert known[-1]
+
+
+def test_the_newest_pool_and_snapshot_are_known_with_their_time() -> None:
+    knowledge = Knowledge()
+    assert knowledge.pool_since("A", 0.0) is None
+    assert knowledge.snapshot_since(0.0) is None
+    first, second = pool_of("A", "B"), pool_of("A", "B")
+    snapshot = InsuranceSnapshot((first, pool_of("C")), NOON)
+    knowledge.learn_snapshot(snapshot, 10.0)
+    assert knowledge.snapshot_since(10.0) is snapshot
+    assert knowledge.snapshot_since(10.1) is None
+    assert knowledge.pool_since("B", 10.0) is first
+    knowledge.learn_pool(second, 11.0)
+    assert knowledge.pool_since("B", 11.0) is second
+    assert knowledge.pool_since("B", 11.1) is None
+    assert knowledge.pool_since("C", 10.0) is snapshot["C"]
+
+
+def test_a_symbol_that_moved_belongs_to_its_newest_group() -> None:
+    knowledge = Knowledge()
+    knowledge.learn_pool(pool_of("A", "B"), 0.0)
+    knowledge.learn_pool(pool_of("C", "B"), 1.0)
+    group = knowledge.group_of("B")
+    assert group is not None
+    assert group is knowledge.group_of("C")
+    assert group.symbols == ("C", "B")
