@@ -1,10 +1,11 @@
-"""One attempt from end to end: weight, a place, the request, and what its answer reports."""
+"""One attempt from end to end: weight, a slot, the request, and what its answer reports."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -13,25 +14,78 @@ from .budget.report import Report, read_report, used_weight_header
 from .errors import BudgetTimeoutError, ConnectError, InsuranceError, RequestTimeoutError
 
 if TYPE_CHECKING:
-    from ._flights import Flight
     from ._runtime import Runtime
     from ._transport import Answer, Transport
     from .budget import Lease, WeightBudget
 
-T = TypeVar("T")
-
 _OK = 200
 _JUST_BEFORE = 1.0  # seconds in which the other clients on the IP spend little
+
+
+class Request(Protocol):
+    """What is sent."""
+
+    waiting: bool
+    """Whether it waits for request weight."""
+    sent: bool
+    """Whether any attempt of it was sent."""
+
+    @property
+    def symbol(self) -> str | None:
+        """The query parameter, or None."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """Local monotonic time until which it may wait for weight; it may move."""
+        ...
+
+
+class Slots:
+    """So many requests at once; first come, first served.
+
+    A free slot is taken without a coroutine: `slots.free -= 1`.
+
+    Attributes:
+        free: slots that nothing holds and nothing waits for.
+    """
+
+    __slots__ = ("_waiters", "free")
+
+    def __init__(self, count: int) -> None:
+        self.free = count
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Wait for a slot and take it."""
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(granted)
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if not granted.cancelled():  # granted in the same moment
+                self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Give a slot back, to the first that waits for one."""
+        waiters = self._waiters
+        while waiters:
+            granted = waiters.popleft()
+            if not granted.done():
+                granted.set_result(None)
+                return
+        self.free += 1
 
 
 class Outcome(Struct, frozen=True, gc=False):
     """A good answer.
 
     Attributes:
-        report: what it says about weight and time.
+        report: what it reports of weight and time.
         body: the whole body.
-        used_before: the used weight just before it, if it was told in the same window and nothing
-            else of ours was under way since; else None.
+        used_before: the used weight just before it, if it was reported in the same window and
+            nothing else of ours was in flight since; else None.
     """
 
     report: Report
@@ -60,9 +114,9 @@ class Attempts:
         self._interval = budget.interval
         self._monotonic = runtime.monotonic
         self._wall = runtime.wall
-        self._places = asyncio.Semaphore(max_concurrency)
+        self._slots = Slots(max_concurrency)
         self._started = 0
-        self._under_way = 0
+        self._in_flight = 0
         self._reported_window: float | None = None
         self._reported_at = -inf
 
@@ -79,45 +133,48 @@ class Attempts:
             raise RequestTimeoutError("the call's time was up before the request could be sent")
         return left
 
-    async def acquire(self, weight: int, flight: Flight[T]) -> Lease:
-        """Wait for request weight, as long as anybody aboard can wait.
+    async def acquire(self, weight: int, request: Request) -> Lease:
+        """Wait for request weight, until the deadline of the request.
 
         Raises:
             BudgetTimeoutError, IPBannedError: as the budget says.
         """
-        flight.waiting = True
+        request.waiting = True
         try:
             while True:
-                deadline = flight.deadline
+                deadline = request.deadline
                 try:
                     left = None if deadline == inf else self.left(deadline)
                     return await self._budget.acquire(weight, timeout=left)
                 except BudgetTimeoutError:
-                    if flight.deadline <= deadline:
-                        raise  # else somebody boarded meanwhile who can wait longer
+                    if request.deadline <= deadline:
+                        raise  # else a caller joined meanwhile that can wait longer
         except InsuranceError as error:
-            error.symbol = flight.symbol  # the budget does not know what its weight is for
+            error.symbol = request.symbol  # the budget does not know what its weight is for
             raise
         finally:
-            flight.waiting = False
+            request.waiting = False
 
-    async def send(self, endpoint: str, lease: Lease, flight: Flight[T]) -> Outcome:
-        """Take a place, send, report to the budget, and return a good answer.
+    async def send(self, endpoint: str, lease: Lease, request: Request) -> Outcome:
+        """Take a slot, send, report to the budget, and return a good answer.
 
         Raises:
             InsuranceError: there was none; each failure of its own kind.
         """
-        try:
-            await self._places.acquire()
-        except BaseException:
-            self._budget.release(lease)
-            raise
-        symbol = flight.symbol
-        flight.sent = True
+        if self._slots.free:
+            self._slots.free -= 1
+        else:
+            try:
+                await self._slots.wait()
+            except BaseException:
+                self._budget.release(lease)
+                raise
+        symbol = request.symbol
+        request.sent = True
         lease.sent_at = self._monotonic()
         self._started += 1
-        self._under_way += 1
-        started, alone = self._started, self._under_way == 1
+        self._in_flight += 1
+        started, undisturbed = self._started, self._in_flight == 1
         just_before = lease.sent_at - self._reported_at <= _JUST_BEFORE
         used_before, window_before = self.used_weight, self._reported_window
         try:
@@ -131,17 +188,17 @@ class Attempts:
             self._budget.settle(lease, None)
             raise
         finally:
-            self._under_way -= 1
-            self._places.release()
+            self._in_flight -= 1
+            self._slots.give_back()
         self.sent += 1
         self.weight += lease.weight
         report = self._receive(answer, symbol, lease)
-        alone = alone and started == self._started
-        clean = alone and just_before and window_before == self._reported_window
+        undisturbed = undisturbed and started == self._started
+        clean = undisturbed and just_before and window_before == self._reported_window
         return Outcome(report, answer.body, used_before if clean else None)
 
     def _receive(self, answer: Answer, symbol: str | None, lease: Lease) -> Report:
-        """Report what an answer says to the budget, then raise it unless it is good."""
+        """Give an answer's report to the budget, then raise the answer unless it is good."""
         report = read_report(
             answer.status,
             answer.headers,

@@ -11,7 +11,7 @@ min(max_delay, base_delay * 2^(attempt - 1)) seconds, so that many callers do no
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self
 
 from msgspec import Struct
 
@@ -27,7 +27,8 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator
+    from types import TracebackType
 
     import tenacity
 
@@ -39,22 +40,13 @@ _TIMEOUT_COST = 10
 _SUCCESS_REFUND = 1
 
 
-class Retriable(Protocol):
+class Attempted(Protocol):
     """What is attempted."""
 
     @property
     def deadline(self) -> float:
         """Local monotonic time after which no attempt may begin; it may move."""
         ...
-
-    @property
-    def diverted(self) -> bool:
-        """Whether its last failure was that of another call, which has had its retries."""
-        ...
-
-
-T = TypeVar("T")
-Call = TypeVar("Call", bound=Retriable)
 
 
 class RetryPolicy(Struct, frozen=True):
@@ -136,97 +128,127 @@ def delay_before_retry(
     return max(chance * longest, pause or 0.0)
 
 
-class Retrier:
-    """Runs the attempts of one client's calls under a policy and a shared quota."""
+class Retries:
+    """The retries of one client: its policy, one quota for all of them, and their number.
+
+    Attributes:
+        policy: how often and how patiently to ask again.
+        runtime: sleep, clock and chance.
+        quota: what pays for retries.
+        made: attempts after the first of a request.
+    """
 
     def __init__(self, policy: RetryPolicy, runtime: Runtime) -> None:
         import tenacity  # with the first client, since it takes a third of this package's import
 
-        self.retries = 0
+        self.policy = policy
+        self.runtime = runtime
+        self.quota = RetryQuota()
+        self.made = 0
         self._retrying = tenacity.AsyncRetrying
-        self._if_retryable = tenacity.retry_if_exception(is_retryable)
-        self._policy = policy
-        self._runtime = runtime
-        self._quota = RetryQuota()
+        self._always = tenacity.retry_always
 
-    async def run(self, attempt: Callable[[Call], Awaitable[T]], call: Call) -> T:
-        """Run `attempt` until it succeeds or there is no point in going on.
+    def after(self, error: InsuranceError, request: Attempted) -> FurtherAttempts:
+        """Return the attempts that follow a first one that failed with `error`."""
+        return FurtherAttempts(self, error, request)
 
-        The first attempt runs bare, so that a call that does not fail costs nothing extra.
-
-        Args:
-            attempt: makes one attempt for the call; raises an `InsuranceError` where it fails.
-            call: what is attempted.
-
-        Raises:
-            InsuranceError: that of the last attempt that was made.
-        """
-        try:
-            result = await attempt(call)
-        except InsuranceError as error:
-            if call.diverted or not is_retryable(error):
-                raise
-            return await self._retry(attempt, call, error)
-        self._quota.refund()
-        return result
-
-    async def _retry(
-        self, attempt: Callable[[Call], Awaitable[T]], call: Call, first: InsuranceError
-    ) -> T:
-        pending: InsuranceError | None = first
-        last = first
-        paid = 0
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            return delay_before_retry(
-                self._policy, state.attempt_number, _error_of(state), self._runtime.random()
+    def repeat(self, further: FurtherAttempts) -> AsyncIterator[tenacity.AttemptManager]:
+        """Let tenacity do the waiting between attempts."""
+        return aiter(
+            self._retrying(
+                sleep=self.runtime.sleep,
+                retry=self._always,
+                wait=further.wait,
+                stop=further.stop,
+                retry_error_callback=_end,
             )
+        )
 
-        def stop(state: tenacity.RetryCallState) -> bool:
-            nonlocal last, paid
-            error = _error_of(state)
-            if not isinstance(error, InsuranceError):
-                return True
-            last = error
-            if (
-                call.diverted
-                or state.attempt_number >= self._policy.max_attempts
-                or state.upcoming_sleep == inf
-                or self._runtime.monotonic() + state.upcoming_sleep >= call.deadline
-            ):
-                return True
-            if isinstance(error, RateLimitError):
-                return False
-            cost = self._quota.spend(error)
-            paid = cost or 0
-            return cost is None
 
-        async def replay_then_attempt() -> T:
-            # Attempt 1 was made before tenacity came in: it only hears of the failure.
-            nonlocal pending
-            if pending is not None:
-                error, pending = pending, None
-                raise error
-            self.retries += 1
-            return await attempt(call)
+class FurtherAttempts:
+    """Yields itself for each further attempt, as the context in which to make it.
 
-        try:
-            result: T = await self._retrying(
-                sleep=self._runtime.sleep,
-                retry=self._if_retryable,
-                wait=wait,
-                stop=stop,
-                reraise=True,
-            )(replay_then_attempt)
-        except BudgetTimeoutError as error:
-            raise last from error  # the retry was not made; what made it necessary says more
-        self._quota.refund(paid or _SUCCESS_REFUND)
-        return result
+    ::
+
+        attempts = retries.after(error, request)
+        async for attempt in attempts:
+            with attempt:
+                return await ask(request)
+        raise attempts.error
+
+    It waits before each, and ends when there is no point in going on. A first attempt that
+    succeeds never comes here, so it costs nothing of tenacity.
+
+    Attributes:
+        error: that of the last attempt that was made.
+    """
+
+    def __init__(self, retries: Retries, error: InsuranceError, request: Attempted) -> None:
+        self.error = error
+        self._retries = retries
+        self._request = request
+        self._paid = 0
+        self._repeat: AsyncIterator[tenacity.AttemptManager] | None = None
+        self._state: tenacity.RetryCallState | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Self:
+        if not is_retryable(self.error):
+            raise StopAsyncIteration
+        if self._repeat is None or self._state is None:
+            self._repeat = self._retries.repeat(self)
+            self._state = (await anext(self._repeat)).retry_state  # attempt 1, already made
+        self._state.set_exception((type(self.error), self.error, self.error.__traceback__))
+        self._state = (await anext(self._repeat)).retry_state
+        self._retries.made += 1
+        return self
+
+    def __enter__(self) -> None:
+        """Begin an attempt."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """End an attempt: a success earns quota, a failure may be followed by another attempt."""
+        if error is None:
+            self._retries.quota.refund(self._paid or _SUCCESS_REFUND)
+        elif isinstance(error, BudgetTimeoutError):
+            raise self.error from error  # not made; what made it necessary says more
+        elif isinstance(error, InsuranceError):
+            self.error = error
+            return True
+        return False
+
+    def wait(self, state: tenacity.RetryCallState) -> float:
+        """Return the seconds to wait before the next attempt."""
+        retries = self._retries
+        chance = retries.runtime.random()
+        return delay_before_retry(retries.policy, state.attempt_number, self.error, chance)
+
+    def stop(self, state: tenacity.RetryCallState) -> bool:
+        """Tell whether the last attempt was the last one; else pay for the next."""
+        retries, pause = self._retries, state.upcoming_sleep
+        if (
+            state.attempt_number >= retries.policy.max_attempts
+            or pause == inf
+            or retries.runtime.monotonic() + pause >= self._request.deadline
+        ):
+            return True
+        if isinstance(self.error, RateLimitError):
+            return False
+        cost = retries.quota.spend(self.error)
+        self._paid = cost or 0
+        return cost is None
 
 
 def _retry_cost(error: InsuranceError) -> int:
     return _TIMEOUT_COST if isinstance(error, RequestTimeoutError) else _RETRY_COST
 
 
-def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
-    return None if state.outcome is None else state.outcome.exception()
+def _end(_: tenacity.RetryCallState) -> None:
+    """Let the iteration end without an error of tenacity's own."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, StreamReader
     from aiohttp.connector import Connection
 
+ClientSession = aiohttp.ClientSession  # so that no other module names aiohttp
+
 MAX_BODY = 8 * 1024 * 1024
 _CONNECT_TIMEOUT = 5.0
 # Hosts that cannot be spelled in DNS are a UnicodeError.

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 from msgspec import Struct
 
 from ._attempts import Attempts
-from ._decoding import decode_weight_limit
+from ._knowledge import Knowledge
 from ._planner import Plan
-from ._retry import Retrier, RetryPolicy
+from ._requests import Requests
+from ._retry import Retries, RetryPolicy
 from ._runtime import Runtime
-from ._sharing import Sharing
 from ._transport import Transport
 from .budget import LocalBudget
 from .errors import BulkFetchError, InsuranceError
@@ -25,16 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-    from aiohttp import ClientSession
-
-    from ._flights import Flight
+    from ._transport import ClientSession
     from .budget import WeightBudget
 
 __all__ = ["ClientStats", "InsuranceClient"]
 
 _normalised = lru_cache(maxsize=4096)(normalise_symbol)
-_INFO = "exchangeInfo"
-_INFO_WEIGHT = 1
 
 
 class ClientStats(Struct, frozen=True, kw_only=True):
@@ -44,7 +40,7 @@ class ClientStats(Struct, frozen=True, kw_only=True):
         requests_sent: requests that left, first attempts and retries.
         retries: attempts after the first of a call, those without a connection included.
         calls_shared: calls that were answered without a request of their own: by one that was
-            under way, or from memory (`max_age`).
+            in flight, or from memory (`max_age`).
         weight_spent: request weight charged for the requests.
         used_weight: used weight of the whole IP as last reported; None before any report.
     """
@@ -66,7 +62,7 @@ class InsuranceClient:
     Args:
         base_url: scheme and host of the exchange; a path in it is kept.
         budget: the weight budget; clients on one IP should share one. None makes a
-            `LocalBudget()` of 2,400 per minute, of which 480 are left to others.
+            `LocalBudget()` of 2,400 per minute, of which 480 are left to other clients.
         retry: how often and how patiently failed attempts are repeated.
         attempt_timeout: seconds for one attempt, connecting (at most 5) included.
         max_concurrency: requests in flight at once.
@@ -98,14 +94,17 @@ class InsuranceClient:
         self._budget: WeightBudget = LocalBudget(runtime=runtime) if budget is None else budget
         self._runtime = runtime
         self._max_concurrency = max_concurrency
-        self._retrier = Retrier(retry, runtime)
+        self._retries = Retries(retry, runtime)
         self._transport = Transport(
             base_url, session, attempt_timeout=attempt_timeout, max_connections=max_concurrency
         )
         self._attempts = Attempts(
             self._transport, self._budget, runtime, max_concurrency=max_concurrency
         )
-        self._sharing = Sharing(self._attempts, self._retrier, self._budget, runtime)
+        self._knowledge = Knowledge()
+        self._requests = Requests(
+            self._attempts, self._retries, self._knowledge, self._budget, runtime
+        )
         self._closed = False
 
     @property
@@ -129,7 +128,7 @@ class InsuranceClient:
         Raises:
             InvalidSymbolError: the exchange does not know the symbol.
             InsuranceError: any other failure, each of its own kind.
-            ValueError: the symbol or a number cannot be meant; nothing was sent.
+            ValueError: invalid symbol or number; raised before anything is sent.
 
         The exchange answers with every symbol that the pool covers; an answer that does not name
         `symbol` is a `DecodeError`.
@@ -137,10 +136,10 @@ class InsuranceClient:
         symbol = _normalised(symbol)
         deadline = inf if timeout is None else self._deadline(timeout)
         if max_age:
-            pool = self._sharing.recall(symbol, _age(max_age))
+            pool = self._requests.recent_pool(symbol, _age(max_age))
             if pool is not None:
                 return pool
-        return await self._sharing.pool(symbol, deadline)
+        return await self._requests.pool(symbol, deadline)
 
     @overload
     async def fetch_pools(
@@ -173,8 +172,7 @@ class InsuranceClient:
         """Fetch the pools behind many symbols, for the least weight.
 
         One request for each distinct pool that is known from earlier answers, concurrently; the
-        one request without symbol where that weighs less. Symbols of one pool get the same
-        object.
+        snapshot request where that weighs less. Symbols of one pool get the same object.
 
         Args:
             symbols: as for `fetch_pool`; repeats are asked for once.
@@ -187,27 +185,26 @@ class InsuranceClient:
 
         Raises:
             BulkFetchError: some symbols failed; it keeps what did arrive.
-            ValueError, TypeError: a symbol or a number cannot be meant; nothing was sent.
+            ValueError, TypeError: invalid symbol or number; raised before anything is sent.
         """
         if isinstance(symbols, str):
             raise TypeError("symbols must be several symbols; use fetch_pool for a single one")
         names = list(dict.fromkeys(map(_normalised, symbols)))
         deadline, max_age = self._deadline(timeout), _age(max_age)
-        recalled: dict[str, InsurancePool] = {}
+        recent: dict[str, InsurancePool] = {}
         if max_age:
             for name in names:
-                pool = self._sharing.recall(name, max_age)
+                pool = self._requests.recent_pool(name, max_age)
                 if pool is not None:
-                    recalled[name] = pool
-        weight = self._sharing.knowledge.snapshot_weight
+                    recent[name] = pool
         plan = Plan(
-            (name for name in names if name not in recalled),
-            self._sharing.knowledge,
-            snapshot_weight=weight if weight <= self._budget.capacity else None,
+            (name for name in names if name not in recent),
+            self._knowledge,
+            snapshot_weight=self._requests.affordable_snapshot_weight(),
             width=self._max_concurrency,
         )
         await self._fetch_each(plan, deadline)
-        found = recalled | plan.pools
+        found = recent | plan.pools
         results = {name: found.get(name) or plan.errors[name] for name in names}
         if return_exceptions:
             return results
@@ -241,10 +238,10 @@ class InsuranceClient:
         """
         deadline = self._deadline(timeout)
         if max_age:
-            snapshot = self._sharing.recall_snapshot(_age(max_age))
+            snapshot = self._requests.recent_snapshot(_age(max_age))
             if snapshot is not None:
                 return snapshot
-        return await self._sharing.snapshot(deadline)
+        return await self._requests.snapshot(deadline)
 
     async def fetch_request_weight(self, *, timeout: float | None = None) -> RequestWeight:
         """Ask how much weight the IP is granted and has used, for a weight of 1.
@@ -257,26 +254,14 @@ class InsuranceClient:
 
         The limit is the `REQUEST_WEIGHT` of the exchange's `exchangeInfo`.
         """
-
-        async def attempt(flight: Flight[RequestWeight]) -> RequestWeight:
-            lease = await self._attempts.acquire(_INFO_WEIGHT, flight)
-            outcome = await self._attempts.send(_INFO, lease, flight)
-            interval = self._budget.interval
-            return RequestWeight(
-                limit=decode_weight_limit(outcome.body, interval),
-                interval=interval,
-                used_weight=outcome.report.used_weight,
-                resets_at=self._budget.state().resets_at,
-            )
-
-        return await self._sharing.single(attempt, self._deadline(timeout))
+        return await self._requests.request_weight(self._deadline(timeout))
 
     def stats(self) -> ClientStats:
         """Return what this client has done so far."""
         return ClientStats(
             requests_sent=self._attempts.sent,
-            retries=self._retrier.retries,
-            calls_shared=self._sharing.answered_otherwise,
+            retries=self._retries.made,
+            calls_shared=self._requests.calls_shared,
             weight_spent=self._attempts.weight,
             used_weight=self._attempts.used_weight,
         )
@@ -288,7 +273,7 @@ class InsuranceClient:
         """
         self._closed = True
         try:
-            await self._sharing.aclose()
+            await self._requests.aclose()
         finally:
             await self._transport.aclose()
 
@@ -319,16 +304,18 @@ class InsuranceClient:
             while True:
                 for symbol in plan.next():
                     work = (
-                        self._sharing.snapshot(deadline)
+                        self._requests.snapshot(deadline)
                         if symbol is None
-                        else self._sharing.pool(symbol, deadline, alone=plan.is_exclusive(symbol))
+                        else self._requests.pool(
+                            symbol, deadline, exclusive=plan.is_exclusive(symbol)
+                        )
                     )
                     asking[asyncio.create_task(work)] = symbol
                 if not asking:
                     return
                 answered, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
                 for task in answered:
-                    _note(plan, asking.pop(task), task)
+                    _record(plan, asking.pop(task), task)
         finally:
             for task in asking:
                 task.cancel()
@@ -336,10 +323,10 @@ class InsuranceClient:
                 await asyncio.wait(asking)
 
 
-def _note(
+def _record(
     plan: Plan, symbol: str | None, task: asyncio.Task[InsurancePool | InsuranceSnapshot]
 ) -> None:
-    """Tell the plan what came of a request."""
+    """Record in the plan what came of a request."""
     try:
         answer = task.result()
     except InsuranceError as error:

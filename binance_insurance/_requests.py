@@ -1,0 +1,419 @@
+"""Overlapping calls share requests; one answer completes every call it covers.
+
+- A symbol is asked for once at a time, and so is a known pool. While the snapshot request is in
+  flight, it answers every call.
+- An answer also completes the requests that still wait for weight and whose symbols it names.
+- Where all that wait for weight would weigh more than the snapshot request, it replaces them.
+
+A request is a value with its callers. `Requests._run`, a task for each, starts, retries and ends
+it. A caller that is cancelled or out of time leaves, and the others do not notice; when the last
+one leaves, the request is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._decoding import decode_pool, decode_pools, decode_weight_limit
+from .budget.report import utc
+from ._planner import snapshot_is_lighter
+from ._shared_request import POOLS, SharedRequest
+from .errors import (
+    BadRequestError,
+    BudgetTimeoutError,
+    DecodeError,
+    InsuranceError,
+    RequestTimeoutError,
+    TransportError,
+)
+from .models import InsurancePool, InsuranceSnapshot, RequestWeight
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from ._attempts import Attempts
+    from ._knowledge import Group, Knowledge
+    from ._retry import Retries
+    from ._runtime import Runtime
+    from .budget import WeightBudget
+
+T = TypeVar("T")
+
+_INFO = "exchangeInfo"
+_LIGHT = 1  # the weight of every request but the snapshot request
+
+
+class Requests:
+    """The requests of one client.
+
+    Attributes:
+        knowledge: what their answers taught.
+        calls_shared: calls answered without a request of their own.
+    """
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        retries: Retries,
+        knowledge: Knowledge,
+        budget: WeightBudget,
+        runtime: Runtime,
+    ) -> None:
+        self.knowledge = knowledge
+        self.calls_shared = 0
+        self._attempts = attempts
+        self._retries = retries
+        self._budget = budget
+        self._monotonic = runtime.monotonic
+        self._by_symbol: dict[str, SharedRequest[InsurancePool]] = {}
+        self._by_group: dict[Group, SharedRequest[InsurancePool]] = {}
+        self._snapshot_request: SharedRequest[InsuranceSnapshot] | None = None
+        self._waiting: set[SharedRequest[InsurancePool]] = set()  # that others may answer
+        self._replaced: set[SharedRequest[InsurancePool]] = set()  # by the snapshot request
+        self._running: dict[asyncio.Task[None], SharedRequest[Any]] = {}
+        self._closed = False
+
+    async def pool(self, symbol: str, deadline: float, *, exclusive: bool = False) -> InsurancePool:
+        """Return a pool that names a symbol, sharing the requests in flight.
+
+        With `exclusive` the answer to another request will not do, so that an error is the
+        exchange's own.
+        """
+        group = None
+        if not exclusive:
+            group = self.knowledge.group_of(symbol)
+            if self._snapshot_request is not None or group in self._by_group:
+                pool = await self._pool_of_another(symbol, group, deadline)
+                if pool is not None:
+                    self.calls_shared += 1
+                    return pool
+        request = self._by_symbol.get(symbol)
+        if request is not None:
+            pool = await self._wait(request, self._join(request, deadline), symbol, deadline)
+            self.calls_shared += 1
+            return pool
+        request = SharedRequest(symbol, POOLS, group, exclusive)
+        caller = request.join(deadline)
+        self._by_symbol[symbol] = request
+        if group is not None:
+            self._by_group[group] = request
+        self._start(request)
+        try:
+            if deadline < inf:
+                pool = await self._wait(request, caller, symbol, deadline)
+            else:  # the usual way, kept short
+                pool = await caller
+        except asyncio.CancelledError:
+            self._leave(request, caller)
+            raise
+        finally:
+            del caller  # the error that it holds refers to this frame
+        self.calls_shared += not request.sent
+        return pool
+
+    async def snapshot(self, deadline: float) -> InsuranceSnapshot:
+        """Return every pool, sharing the request in flight."""
+        request = self._snapshot_request
+        if request is not None:
+            self.calls_shared += 1
+            return await self._wait(request, request.join(deadline), None, deadline)
+        self._snapshot_request = request = SharedRequest(None)
+        return await self._start_and_wait(request, deadline)
+
+    async def request_weight(self, deadline: float) -> RequestWeight:
+        """Return the weight that the exchange grants and has counted."""
+        request: SharedRequest[RequestWeight] = SharedRequest(None, _INFO)
+        return await self._start_and_wait(request, deadline)
+
+    def recent_pool(self, symbol: str, max_age: float) -> InsurancePool | None:
+        """Return the newest pool that names a symbol, if it was observed within `max_age` s."""
+        pool = self.knowledge.pool_since(symbol, self._monotonic() - max_age)
+        self.calls_shared += pool is not None
+        return pool
+
+    def recent_snapshot(self, max_age: float) -> InsuranceSnapshot | None:
+        """Return the newest snapshot, if it was observed within `max_age` seconds."""
+        snapshot = self.knowledge.snapshot_since(self._monotonic() - max_age)
+        self.calls_shared += snapshot is not None
+        return snapshot
+
+    def affordable_snapshot_weight(self) -> int | None:
+        """Return the weight of the snapshot request; None if the budget can never afford it."""
+        weight = self.knowledge.snapshot_weight
+        return weight if weight <= self._budget.capacity else None
+
+    async def aclose(self) -> None:
+        """Fail all calls with a `TransportError`, and end all tasks."""
+        self._closed = True
+        tasks = list(self._running)
+        for request in [*self._running.values(), *self._replaced]:
+            closed = "the client was closed during the call"
+            self._close(request)
+            request.fail(TransportError(closed, symbol=request.symbol))
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+            self._running.clear()
+
+    async def _pool_of_another(
+        self, symbol: str, group: Group | None, deadline: float
+    ) -> InsurancePool | None:
+        """Join the request that should name a symbol; None if there is none, or it does not."""
+        try:
+            if self._snapshot_request is not None:
+                everything = self._snapshot_request
+                caller = everything.join(deadline)
+                return (await self._wait(everything, caller, symbol, deadline)).get(symbol)
+            request = None if group is None else self._by_group.get(group)
+            if request is None or request.symbol == symbol:
+                return None
+            pool = await self._wait(request, self._join(request, deadline), symbol, deadline)
+        except (BadRequestError, DecodeError):
+            return None  # that was about another symbol, or one bad pool among all
+        return pool if symbol in pool.symbols else None
+
+    async def _start_and_wait(self, request: SharedRequest[T], deadline: float) -> T:
+        caller = request.join(deadline)
+        self._start(request)
+        return await self._wait(request, caller, None, deadline)
+
+    def _join(
+        self, request: SharedRequest[InsurancePool], deadline: float
+    ) -> asyncio.Future[InsurancePool]:
+        """Add a caller to a request; what replaced it then waits for this caller as well."""
+        snapshot = self._snapshot_request
+        if request.replaced and snapshot is not None:
+            snapshot.deadline = max(snapshot.deadline, deadline)
+        return request.join(deadline)
+
+    async def _wait(
+        self,
+        request: SharedRequest[T],
+        caller: asyncio.Future[T],
+        symbol: str | None,
+        deadline: float,
+    ) -> T:
+        """Wait for a request's answer; an error is about what this caller asked for.
+
+        Raises:
+            InsuranceError: that of the request.
+            BudgetTimeoutError: the time passed while the request waited for weight.
+            RequestTimeoutError: the time passed while it was in flight.
+        """
+        try:
+            left = self._attempts.left(deadline)
+            if left is None:
+                return await caller
+            if self._waits(request) or not request.sent:
+                self._budget.check(_LIGHT, timeout=left)
+            try:
+                async with asyncio.timeout(left):
+                    return await caller
+            except TimeoutError:
+                waits = self._waits(request)
+                late = BudgetTimeoutError if waits else RequestTimeoutError
+                what = "request weight came free" if waits else "complete answer"
+                raise late(f"no {what} within {left:.3g} s", symbol=symbol) from None
+        except InsuranceError as error:
+            if symbol is None or error.symbol == symbol:
+                raise
+            raise error.about(symbol) from error.__cause__
+        finally:
+            self._leave(request, caller)
+            del caller  # the error that it holds refers to this frame
+
+    def _waits(self, request: SharedRequest[Any]) -> bool:
+        """Tell whether a request, or what replaced it, waits for weight."""
+        if request.replaced and self._snapshot_request is not None:
+            return self._snapshot_request.waiting
+        return request.waiting
+
+    def _leave(self, request: SharedRequest[T], caller: asyncio.Future[T]) -> None:
+        """Remove a caller; without any, the request is cancelled."""
+        if caller in request.callers:
+            del request.callers[caller]
+            if not request.callers:
+                self._cancel(request)
+
+    def _start(self, request: SharedRequest[Any]) -> None:
+        """Give a request a task."""
+        if self._closed:
+            self._close(request)
+            raise TransportError("this client is closed", symbol=request.symbol)
+        loop = asyncio.get_running_loop()
+        request.task = task = loop.create_task(self._run(request))
+        if not task.done():  # as one of an eager factory may be
+            self._running[task] = request
+
+    async def _run(self, request: SharedRequest[Any]) -> None:
+        """Start, retry and end a request."""
+        try:
+            try:
+                answer = await self._attempt(request)
+                self._retries.quota.refund()
+            except InsuranceError as error:
+                answer = await self._retry(request, error)
+        except asyncio.CancelledError:
+            if request.task is asyncio.current_task():  # and was not replaced
+                for each in self._close(request):
+                    self._close(each)
+                    each.cancel()
+                request.cancel()
+            raise
+        except Exception as error:
+            self._fail(request, error)
+        else:
+            for each in self._close(request):
+                self._answer_replaced(each, answer.get(each.symbol))
+            request.answer(answer)
+        finally:
+            task = asyncio.current_task()
+            if task is not None:
+                self._running.pop(task, None)
+
+    async def _retry(self, request: SharedRequest[Any], error: InsuranceError) -> Any:
+        attempts = self._retries.after(error, request)
+        async for attempt in attempts:
+            with attempt:
+                return await self._attempt(request)
+        raise attempts.error
+
+    async def _attempt(self, request: SharedRequest[Any]) -> Any:
+        """Make one attempt, and learn from its answer."""
+        symbol = request.symbol
+        if symbol is None:
+            return await self._attempt_without_symbol(request)
+        if not request.exclusive:
+            if (self._waiting or self._snapshot_request is not None) and self._merge(request):
+                raise asyncio.CancelledError  # this task ends like those of the others
+            self._waiting.add(request)
+        try:
+            lease = await self._attempts.acquire(_LIGHT, request)
+        finally:
+            self._waiting.discard(request)
+        outcome = await self._attempts.send(POOLS, lease, request)
+        pool = decode_pool(outcome.body, symbol)
+        self.knowledge.learn_pool(pool, self._monotonic())
+        if self._waiting:
+            self._answer_waiting(pool)
+        return pool
+
+    async def _attempt_without_symbol(
+        self, request: SharedRequest[Any]
+    ) -> InsuranceSnapshot | RequestWeight:
+        if request.endpoint == _INFO:
+            lease = await self._attempts.acquire(_LIGHT, request)
+            outcome = await self._attempts.send(_INFO, lease, request)
+            interval = self._budget.interval
+            return RequestWeight(
+                limit=decode_weight_limit(outcome.body, interval),
+                interval=interval,
+                used_weight=outcome.report.used_weight,
+                resets_at=self._budget.state().resets_at,
+            )
+        lease = await self._attempts.acquire(self.knowledge.snapshot_weight, request)
+        outcome = await self._attempts.send(POOLS, lease, request)
+        report = outcome.report
+        at = report.wall if report.date is None else report.date
+        snapshot = InsuranceSnapshot(decode_pools(outcome.body), utc(at))
+        self.knowledge.learn_snapshot(snapshot, self._monotonic())
+        if outcome.used_before is not None and report.used_weight is not None:
+            self.knowledge.learn_snapshot_weight(outcome.used_before, report.used_weight)
+        if self._waiting:
+            for pool in snapshot.pools:
+                self._answer_waiting(pool)
+        return snapshot
+
+    def _answer_waiting(self, pool: InsurancePool) -> None:
+        """Complete the requests that wait for weight and whose symbols a pool names."""
+        for symbol in pool.symbols:
+            request = self._by_symbol.get(symbol)
+            if request is not None and request in self._waiting:
+                self._close(request)
+                request.answer(pool)
+                self._end_task(request)
+
+    def _merge(self, request: SharedRequest[InsurancePool]) -> bool:
+        """Let the snapshot request replace a request and all that wait, if that is lighter."""
+        weight = self.affordable_snapshot_weight()
+        if weight is None:
+            return False
+        snapshot = self._snapshot_request
+        if snapshot is None:
+            if not snapshot_is_lighter(weight, len(self._waiting) + 1):
+                return False
+            self._snapshot_request = snapshot = SharedRequest(None)
+        for each in self._waiting:
+            self._end_task(each)
+        self._waiting.add(request)
+        for each in self._waiting:
+            each.task = None
+            each.replaced = True
+            snapshot.deadline = max(snapshot.deadline, each.deadline)
+        self._replaced |= self._waiting
+        self._waiting.clear()
+        if snapshot.task is None:
+            self._start(snapshot)
+        return True
+
+    def _answer_replaced(
+        self, request: SharedRequest[InsurancePool], pool: InsurancePool | None
+    ) -> None:
+        """Complete a request that was replaced; without a pool, start it again by itself."""
+        if pool is not None:
+            self._close(request)
+            request.answer(pool)
+        else:
+            request.replaced, request.exclusive = False, True
+            self._start(request)
+
+    def _fail(self, request: SharedRequest[Any], error: Exception) -> None:
+        """End a request with an error, and what it replaced with the same."""
+        for each in self._close(request):
+            if isinstance(error, DecodeError):  # one bad pool among all
+                self._answer_replaced(each, None)
+            elif isinstance(error, InsuranceError) and each.symbol is not None:
+                self._fail(each, error.about(each.symbol))
+            else:
+                self._fail(each, error)
+        request.fail(error)
+
+    def _cancel(self, request: SharedRequest[Any]) -> None:
+        """End a request that has no callers, unless it replaced one that has."""
+        snapshot = self._snapshot_request
+        if request is snapshot and self._replaced:
+            return
+        self._close(request)
+        if request.replaced:
+            self._replaced.discard(request)
+            if snapshot is not None and not snapshot.callers:
+                self._cancel(snapshot)
+        else:
+            self._end_task(request)
+
+    def _end_task(self, request: SharedRequest[Any]) -> None:
+        """Cancel the task of a request."""
+        if request.task is not None:
+            request.task.cancel()
+            # One that is cancelled before its first step never runs.
+            request.task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task, None)
+
+    def _close(self, request: SharedRequest[Any]) -> Collection[SharedRequest[InsurancePool]]:
+        """Let no caller join a request any more; return those that it replaced."""
+        symbol, group = request.symbol, request.group
+        if symbol is not None:
+            if self._by_symbol.get(symbol) is request:
+                del self._by_symbol[symbol]
+            if group is not None and self._by_group.get(group) is request:
+                del self._by_group[group]
+        elif self._snapshot_request is request:
+            self._snapshot_request = None
+            replaced, self._replaced = self._replaced, set()
+            return replaced
+        return ()
