@@ -64,6 +64,10 @@ class Knowledge:
             return None
         return self._snapshot[0]
 
+    def affordable_snapshot_weight(self, capacity: int) -> int | None:
+        """Return the snapshot's weight; None if a budget of this capacity can never afford it."""
+        return self.snapshot_weight if self.snapshot_weight <= capacity else None
+
     def learn_pool(self, pool: InsurancePool, observed_at: float) -> None:
         """Keep a pool as the newest of its symbols, and what it shows of their grouping."""
         group = self._groups.get(pool.symbols[0])

@@ -5,9 +5,8 @@
 - An answer also completes the requests that still wait for weight and whose symbols it names.
 - Where all that wait for weight would weigh more than the snapshot request, it replaces them.
 
-A request is a value with its callers. `Requests._run`, a task for each, starts, retries and ends
-it. A caller that is cancelled or out of time leaves, and the others do not notice; when the last
-one leaves, the request is cancelled.
+A request is a value with its callers; `Requests._run` starts, retries and ends it, in a task for
+each. A caller that is cancelled or out of time leaves; without callers a request is cancelled.
 """
 
 from __future__ import annotations
@@ -76,11 +75,7 @@ class Requests:
         self._closed = False
 
     async def pool(self, symbol: str, deadline: float, *, exclusive: bool = False) -> InsurancePool:
-        """Return a pool that names a symbol, sharing the requests in flight.
-
-        With `exclusive` the answer to another request will not do, so that an error is the
-        exchange's own.
-        """
+        """Return a pool that names a symbol; with `exclusive`, an error is the exchange's own."""
         group = None
         if not exclusive:
             group = self.knowledge.group_of(symbol)
@@ -91,7 +86,7 @@ class Requests:
                     return pool
         request = self._by_symbol.get(symbol)
         if request is not None:
-            pool = await self._wait(request, self._join(request, deadline), symbol, deadline)
+            pool = await self._wait(request, request.join(deadline), symbol, deadline)
             self.calls_shared += 1
             return pool
         request = SharedRequest(symbol, POOLS, group, exclusive)
@@ -139,11 +134,6 @@ class Requests:
         self.calls_shared += snapshot is not None
         return snapshot
 
-    def affordable_snapshot_weight(self) -> int | None:
-        """Return the weight of the snapshot request; None if the budget can never afford it."""
-        weight = self.knowledge.snapshot_weight
-        return weight if weight <= self._budget.capacity else None
-
     async def aclose(self) -> None:
         """Fail all calls with a `TransportError`, and end all tasks."""
         self._closed = True
@@ -156,21 +146,19 @@ class Requests:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-            self._running.clear()
 
     async def _pool_of_another(
         self, symbol: str, group: Group | None, deadline: float
     ) -> InsurancePool | None:
         """Join the request that should name a symbol; None if there is none, or it does not."""
         try:
-            if self._snapshot_request is not None:
-                everything = self._snapshot_request
-                caller = everything.join(deadline)
-                return (await self._wait(everything, caller, symbol, deadline)).get(symbol)
+            every = self._snapshot_request
+            if every is not None:
+                return (await self._wait(every, every.join(deadline), symbol, deadline)).get(symbol)
             request = None if group is None else self._by_group.get(group)
             if request is None or request.symbol == symbol:
                 return None
-            pool = await self._wait(request, self._join(request, deadline), symbol, deadline)
+            pool = await self._wait(request, request.join(deadline), symbol, deadline)
         except (BadRequestError, DecodeError):
             return None  # that was about another symbol, or one bad pool among all
         return pool if symbol in pool.symbols else None
@@ -180,15 +168,6 @@ class Requests:
         self._start(request)
         return await self._wait(request, caller, None, deadline)
 
-    def _join(
-        self, request: SharedRequest[InsurancePool], deadline: float
-    ) -> asyncio.Future[InsurancePool]:
-        """Add a caller to a request; what replaced it then waits for this caller as well."""
-        snapshot = self._snapshot_request
-        if request.replaced and snapshot is not None:
-            snapshot.deadline = max(snapshot.deadline, deadline)
-        return request.join(deadline)
-
     async def _wait(
         self,
         request: SharedRequest[T],
@@ -196,26 +175,21 @@ class Requests:
         symbol: str | None,
         deadline: float,
     ) -> T:
-        """Wait for a request's answer; an error is about what this caller asked for.
-
-        Raises:
-            InsuranceError: that of the request.
-            BudgetTimeoutError: the time passed while the request waited for weight.
-            RequestTimeoutError: the time passed while it was in flight.
-        """
+        """Wait for a request's answer; an error has the caller's symbol."""
         try:
             left = self._attempts.left(deadline)
             if left is None:
                 return await caller
-            if self._waits(request) or not request.sent:
+            asked = request.replaced_by or request
+            if asked.waiting or not asked.sent:
                 self._budget.check(_LIGHT, timeout=left)
             try:
                 async with asyncio.timeout(left):
                     return await caller
             except TimeoutError:
-                waits = self._waits(request)
-                late = BudgetTimeoutError if waits else RequestTimeoutError
-                what = "request weight came free" if waits else "complete answer"
+                waiting = (request.replaced_by or request).waiting
+                late = BudgetTimeoutError if waiting else RequestTimeoutError
+                what = "request weight came free" if waiting else "complete answer"
                 raise late(f"no {what} within {left:.3g} s", symbol=symbol) from None
         except InsuranceError as error:
             if symbol is None or error.symbol == symbol:
@@ -224,12 +198,6 @@ class Requests:
         finally:
             self._leave(request, caller)
             del caller  # the error that it holds refers to this frame
-
-    def _waits(self, request: SharedRequest[Any]) -> bool:
-        """Tell whether a request, or what replaced it, waits for weight."""
-        if request.replaced and self._snapshot_request is not None:
-            return self._snapshot_request.waiting
-        return request.waiting
 
     def _leave(self, request: SharedRequest[T], caller: asyncio.Future[T]) -> None:
         """Remove a caller; without any, the request is cancelled."""
@@ -243,8 +211,7 @@ class Requests:
         if self._closed:
             self._close(request)
             raise TransportError("this client is closed", symbol=request.symbol)
-        loop = asyncio.get_running_loop()
-        request.task = task = loop.create_task(self._run(request))
+        request.task = task = asyncio.get_running_loop().create_task(self._run(request))
         if not task.done():  # as one of an eager factory may be
             self._running[task] = request
 
@@ -338,22 +305,18 @@ class Requests:
 
     def _merge(self, request: SharedRequest[InsurancePool]) -> bool:
         """Let the snapshot request replace a request and all that wait, if that is lighter."""
-        weight = self.affordable_snapshot_weight()
-        if weight is None:
-            return False
+        weight = self.knowledge.affordable_snapshot_weight(self._budget.capacity)
         snapshot = self._snapshot_request
+        lighter = snapshot is not None or snapshot_is_lighter(weight, len(self._waiting) + 1)
+        if weight is None or not lighter:
+            return False
         if snapshot is None:
-            if not snapshot_is_lighter(weight, len(self._waiting) + 1):
-                return False
             self._snapshot_request = snapshot = SharedRequest(None)
         for each in self._waiting:
             self._end_task(each)
-        self._waiting.add(request)
-        for each in self._waiting:
-            each.task = None
-            each.replaced = True
-            snapshot.deadline = max(snapshot.deadline, each.deadline)
-        self._replaced |= self._waiting
+            each.replace(snapshot)
+        request.replace(snapshot)
+        self._replaced |= {request, *self._waiting}
         self._waiting.clear()
         if snapshot.task is None:
             self._start(snapshot)
@@ -367,7 +330,7 @@ class Requests:
             self._close(request)
             request.answer(pool)
         else:
-            request.replaced, request.exclusive = False, True
+            request.replaced_by, request.exclusive = None, True
             self._start(request)
 
     def _fail(self, request: SharedRequest[Any], error: Exception) -> None:
@@ -375,8 +338,6 @@ class Requests:
         for each in self._close(request):
             if isinstance(error, DecodeError):  # one bad pool among all
                 self._answer_replaced(each, None)
-            elif isinstance(error, InsuranceError) and each.symbol is not None:
-                self._fail(each, error.about(each.symbol))
             else:
                 self._fail(each, error)
         request.fail(error)
@@ -387,12 +348,11 @@ class Requests:
         if request is snapshot and self._replaced:
             return
         self._close(request)
-        if request.replaced:
+        self._end_task(request)
+        if request in self._replaced:
             self._replaced.discard(request)
             if snapshot is not None and not snapshot.callers:
                 self._cancel(snapshot)
-        else:
-            self._end_task(request)
 
     def _end_task(self, request: SharedRequest[Any]) -> None:
         """Cancel the task of a request."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -29,7 +29,8 @@ class SharedRequest(Struct, Generic[T], eq=False):
         deadline: the latest deadline of its callers, in local monotonic time.
         waiting: whether it waits for request weight.
         sent: whether any attempt of it was sent.
-        replaced: whether the snapshot request answers it; no task works for it meanwhile.
+        replaced_by: the snapshot request that is to answer it, or None. No task works for a
+            request that was replaced.
         callers: the future of each caller, in the order in which they joined.
         task: the task that works for it.
     """
@@ -41,7 +42,7 @@ class SharedRequest(Struct, Generic[T], eq=False):
     deadline: float = -inf
     waiting: bool = False
     sent: bool = False
-    replaced: bool = False
+    replaced_by: SharedRequest[Any] | None = None
     callers: dict[asyncio.Future[T], None] = {}  # msgspec makes a new one for each
     task: asyncio.Task[None] | None = None
 
@@ -51,28 +52,38 @@ class SharedRequest(Struct, Generic[T], eq=False):
         self.callers[caller] = None
         if deadline > self.deadline:
             self.deadline = deadline
+            if self.replaced_by is not None and deadline > self.replaced_by.deadline:
+                self.replaced_by.deadline = deadline
         return caller
+
+    def replace(self, snapshot_request: SharedRequest[Any]) -> None:
+        """Let the snapshot request answer it, in time for its callers."""
+        self.task = None
+        self.replaced_by = snapshot_request
+        snapshot_request.deadline = max(snapshot_request.deadline, self.deadline)
 
     def answer(self, answer: T) -> None:
         """Complete the calls of all callers."""
-        callers, self.callers = self.callers, {}
-        for caller in callers:
+        for caller in self.callers:
             if not caller.done():
                 caller.set_result(answer)
+        self.callers.clear()
 
     def fail(self, error: Exception) -> None:
         """Fail the calls of all callers, each with an error of its own."""
-        callers, self.callers = self.callers, {}
-        for number, caller in enumerate(callers):
+        if self.symbol is not None and isinstance(error, InsuranceError):
+            error = error.about(self.symbol)
+        for number, caller in enumerate(self.callers):
             if not caller.done():
                 # Of one exception, each of many tasks would lengthen the traceback.
                 if number and isinstance(error, InsuranceError):
                     error = error.copy()
                 caller.set_exception(error)
-                caller.exception()  # not logged, should its caller be cancelled in this moment
+                caller.exception()  # not logged, should the caller be cancelled in this moment
+        self.callers.clear()
 
     def cancel(self) -> None:
         """Cancel the calls of all callers."""
-        callers, self.callers = self.callers, {}
-        for caller in callers:
+        for caller in self.callers:
             caller.cancel()
+        self.callers.clear()

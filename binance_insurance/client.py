@@ -200,7 +200,7 @@ class InsuranceClient:
         plan = Plan(
             (name for name in names if name not in recent),
             self._knowledge,
-            snapshot_weight=self._requests.affordable_snapshot_weight(),
+            snapshot_weight=self._knowledge.affordable_snapshot_weight(self._budget.capacity),
             width=self._max_concurrency,
         )
         await self._fetch_each(plan, deadline)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -14,12 +16,14 @@ from binance_insurance import (
     BudgetTimeoutError,
     BulkFetchError,
     ConnectError,
+    ForbiddenError,
     InsuranceClient,
     InsurancePool,
     InvalidSymbolError,
     LocalBudget,
     RequestTimeoutError,
     Runtime,
+    TransportError,
 )
 from binance_insurance.sandbox import Fault, Market, Sandbox, Scenario
 
@@ -303,6 +307,245 @@ async def test_weight_of_other_clients_does_not_count_as_weight_of_the_snapshot_
     before = client.stats().weight_spent
     await client.fetch_snapshot()
     assert client.stats().weight_spent - before == 40
+
+
+def tasks_of_requests() -> list[asyncio.Task[Any]]:
+    """The tasks that work for requests, which are none when nothing is left behind."""
+    return [task for task in asyncio.all_tasks() if "Requests." in repr(task.get_coro())]
+
+
+async def steps(count: int) -> None:
+    """Let the loop turn so many times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("symbol", ["BTCUSDT", "NOPE"])
+@pytest.mark.parametrize("timeout", [None, 30])
+async def test_a_caller_may_be_cancelled_at_any_moment(
+    client: InsuranceClient, symbol: str, timeout: float | None
+) -> None:
+    unhandled: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: unhandled.append(context["message"]))
+    await client.fetch_pool("BTCUSDT")
+    whole = 0
+    for moment in range(400):
+        call = asyncio.create_task(client.fetch_pool(symbol, timeout=timeout))
+        await steps(moment)
+        whole += call.done()
+        call.cancel()
+        await asyncio.wait([call])
+        if not call.cancelled():
+            call.exception()
+        del call
+        await steps(8)
+        assert tasks_of_requests() == []
+        assert client.budget.state().waiting == 0
+        if whole > 3:
+            break
+    assert whole > 3, "the last moments came after the answer"
+    gc.collect()
+    assert unhandled == []
+    assert "BTCUSDT" in await client.fetch_pool("BTCUSDT")
+
+
+@pytest.mark.parametrize("moment", range(12))
+async def test_closing_at_any_moment_leaves_no_task(
+    exchange: Sandbox, runtime: Runtime, moment: int
+) -> None:
+    exchange.latency = 0.2
+    budget = LocalBudget(100, reserve=0, runtime=runtime)
+    client = InsuranceClient(exchange.url, budget=budget, max_concurrency=2, runtime=runtime)
+    await client.fetch_pool("BTCUSDT")
+    taken = await budget.acquire(95)
+    calls = [asyncio.create_task(client.fetch_pool(symbol)) for symbol in SYMBOLS[::15]]
+    calls.append(asyncio.create_task(client.fetch_snapshot()))  # type: ignore[arg-type]
+    await steps(moment)
+    await client.aclose()
+    assert tasks_of_requests() == []
+    for call in calls:
+        with pytest.raises(TransportError, match="closed"):
+            await call
+    state = budget.state()
+    assert state.waiting == 0
+    assert state.in_flight - 95 <= 2, "what was sent before"
+    budget.release(taken)
+
+
+async def test_a_call_out_of_time_before_its_task_began_leaves_nothing(
+    exchange: Sandbox, runtime: Runtime
+) -> None:
+    budget = LocalBudget(100, reserve=0, runtime=runtime)
+    async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
+        await client.fetch_pool("BTCUSDT")
+        taken = await budget.acquire(99)
+        with pytest.raises(BudgetTimeoutError):
+            await client.fetch_pool("ETHUSDT", timeout=1)
+        budget.release(taken)
+        assert "ETHUSDT" in await client.fetch_pool("ETHUSDT", timeout=1)
+        assert tasks_of_requests() == []
+        assert len(exchange.requests) == 2
+
+
+class Merged:
+    """A client whose budget is used up, and 40 calls that wait for weight."""
+
+    def __init__(self, exchange: Sandbox, runtime: Runtime) -> None:
+        self.budget = LocalBudget(100, reserve=0, runtime=runtime)
+        self.client = InsuranceClient(exchange.url, budget=self.budget, runtime=runtime)
+
+    async def begin(self, timeout: float | None = None) -> list[asyncio.Task[InsurancePool]]:
+        await self.client.fetch_pool("S0USDT")
+        self.taken = await self.budget.acquire(99)
+        names = [f"S{number}USDT" for number in range(1, 41)]
+        calls = [asyncio.create_task(self.client.fetch_pool(n, timeout=timeout)) for n in names]
+        await steps(5)
+        assert self.budget.state().waiting == 40
+        return calls
+
+
+@pytest.fixture
+async def singles() -> AsyncIterator[Sandbox]:
+    async with Sandbox(Singles(300), clock=wall_time) as sandbox:
+        yield sandbox
+
+
+async def test_a_request_that_is_replaced_as_it_gets_its_weight_gives_it_back(
+    singles: Sandbox, runtime: Runtime
+) -> None:
+    merged = Merged(singles, runtime)
+    async with merged.client as client:
+        calls = await merged.begin()
+        loop = asyncio.get_running_loop()
+        # Weight is granted in the very turn in which the last request starts, just before it.
+        loop.call_soon(loop.call_soon, merged.budget.release, merged.taken)
+        calls.append(asyncio.create_task(client.fetch_pool("S41USDT")))
+        pools = await asyncio.gather(*calls)
+    assert [pool.symbols[0] for pool in pools] == [f"S{number}USDT" for number in range(1, 42)]
+    assert [seen.weight for seen in singles.requests] == [1, 40]
+    state = merged.budget.state()
+    assert (state.in_flight, state.available) == (0, 59)
+
+
+async def test_a_waiting_request_that_is_answered_as_it_gets_its_weight_is_not_sent(
+    exchange: Sandbox, runtime: Runtime
+) -> None:
+    budget = LocalBudget(100, reserve=0, runtime=runtime)
+    async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
+        # The first request of all is the probe; the second gets its weight with its answer.
+        first, second = await asyncio.gather(*map(client.fetch_pool, SYMBOLS[:2]))
+    assert first is second
+    assert len(exchange.requests) == 1
+    assert budget.state().in_flight == 0
+
+
+async def test_when_all_callers_have_left_what_was_replaced_the_snapshot_request_is_cancelled(
+    singles: Sandbox, runtime: Runtime
+) -> None:
+    merged = Merged(singles, runtime)
+    async with merged.client as client:
+        calls = await merged.begin()
+        calls.append(asyncio.create_task(client.fetch_pool("S41USDT")))
+        await steps(5)
+        assert merged.budget.state().waiting == 1, "the snapshot request"
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        await steps(5)
+        assert tasks_of_requests() == []
+        assert merged.budget.state().waiting == 0
+        merged.budget.release(merged.taken)
+    assert len(singles.requests) == 1
+
+
+async def test_a_loop_that_ends_cancels_the_callers_of_what_was_replaced(
+    singles: Sandbox, runtime: Runtime
+) -> None:
+    merged = Merged(singles, runtime)
+    async with merged.client as client:
+        calls = await merged.begin()
+        calls.append(asyncio.create_task(client.fetch_pool("S41USDT")))
+        await steps(5)
+        for task in tasks_of_requests():
+            task.cancel()
+        await asyncio.wait(calls, timeout=1)
+        assert all(call.cancelled() for call in calls)
+        assert tasks_of_requests() == []
+
+
+async def test_50_callers_of_one_refused_snapshot_request_get_50_symbols(
+    singles: Sandbox, runtime: Runtime
+) -> None:
+    merged = Merged(singles, runtime)
+    names = [f"S{number}USDT" for number in range(1, 51)]
+    async with merged.client as client:
+        calls = await merged.begin()
+        calls += [asyncio.create_task(client.fetch_pool(name)) for name in names[40:]]
+        await steps(5)
+        singles.inject(Fault.of_status(403))
+        merged.budget.release(merged.taken)
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(error) for error in errors} == {ForbiddenError}
+    assert [str(error).split(":")[0] for error in errors] == names
+    assert len({id(error) for error in errors}) == 50
+    assert [seen.weight for seen in singles.requests] == [1, 40]
+
+
+async def test_one_bad_pool_in_a_snapshot_does_not_fail_what_it_replaced(
+    singles: Sandbox, runtime: Runtime
+) -> None:
+    merged = Merged(singles, runtime)
+    async with merged.client as client:
+        calls = await merged.begin()
+        calls.append(asyncio.create_task(client.fetch_pool("S41USDT")))
+        await steps(5)
+        singles.inject(Fault.html())
+        merged.budget.release(merged.taken)
+        pools = await asyncio.gather(*calls)
+    assert [pool.symbols[0] for pool in pools] == [f"S{number}USDT" for number in range(1, 42)]
+    assert [seen.weight for seen in singles.requests] == [1, 40] + [1] * 41
+
+
+async def test_a_call_without_timeout_outlives_one_with_it_whose_request_was_replaced(
+    singles: Sandbox, runtime: Runtime
+) -> None:
+    merged = Merged(singles, runtime)
+    async with merged.client as client:
+        calls = await merged.begin(timeout=100)
+        calls.append(asyncio.create_task(client.fetch_pool("S41USDT", timeout=100)))
+        await steps(5)
+        patient = asyncio.create_task(client.fetch_pools(["S1USDT"]))
+        await asyncio.sleep(101)
+        failed = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in failed} == {BudgetTimeoutError}
+        assert not patient.done()
+        merged.budget.release(merged.taken)
+        assert "S1USDT" in await patient
+
+
+def test_an_eager_task_factory_changes_nothing() -> None:
+    factory = getattr(asyncio, "eager_task_factory", None)
+    if factory is None:
+        pytest.skip("eager tasks came with Python 3.12")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(factory)
+        budget = LocalBudget(100, reserve=0)
+        async with (
+            Sandbox("market") as exchange,
+            InsuranceClient(exchange.url, budget=budget) as client,
+        ):
+            await client.fetch_pool("BTCUSDT")
+            taken = await budget.acquire(99)
+            with pytest.raises(BulkFetchError):
+                await client.fetch_pools(SYMBOLS[:3], timeout=0.01)
+            budget.release(taken)
+            calls = [asyncio.create_task(client.fetch_pool(symbol)) for symbol in SYMBOLS[:200]]
+            assert len(await asyncio.gather(*calls)) == 200
+        assert tasks_of_requests() == []
+
+    asyncio.run(main())
 
 
 def test_it_runs_on_uvloop() -> None:
