@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ._decoding import decode_pool, decode_pools, decode_weight_limit
 from .budget.report import utc
 from ._planner import snapshot_is_lighter
-from ._shared_request import POOLS, SharedRequest
+from ._shared_request import INFO, POOLS, SharedRequest
 from .errors import (
     BadRequestError,
     BudgetTimeoutError,
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_INFO = "exchangeInfo"
 _LIGHT = 1  # the weight of every request but the snapshot request
 
 
@@ -69,7 +68,7 @@ class Requests:
         self._by_symbol: dict[str, SharedRequest[InsurancePool]] = {}
         self._by_group: dict[Group, SharedRequest[InsurancePool]] = {}
         self._snapshot_request: SharedRequest[InsuranceSnapshot] | None = None
-        self._waiting: set[SharedRequest[InsurancePool]] = set()  # that others may answer
+        self._waiting: set[SharedRequest[InsurancePool]] = set()  # that another answer may complete
         self._replaced: set[SharedRequest[InsurancePool]] = set()  # by the snapshot request
         self._running: dict[asyncio.Task[None], SharedRequest[Any]] = {}
         self._closed = False
@@ -84,7 +83,7 @@ class Requests:
                 if pool is not None:
                     self.calls_shared += 1
                     return pool
-        request = self._by_symbol.get(symbol)
+        request: SharedRequest[InsurancePool] | None = self._by_symbol.get(symbol)
         if request is not None:
             pool = await self._wait(request, request.join(deadline), symbol, deadline)
             self.calls_shared += 1
@@ -110,7 +109,7 @@ class Requests:
 
     async def snapshot(self, deadline: float) -> InsuranceSnapshot:
         """Return every pool, sharing the request in flight."""
-        request = self._snapshot_request
+        request: SharedRequest[InsuranceSnapshot] | None = self._snapshot_request
         if request is not None:
             self.calls_shared += 1
             return await self._wait(request, request.join(deadline), None, deadline)
@@ -119,11 +118,11 @@ class Requests:
 
     async def request_weight(self, deadline: float) -> RequestWeight:
         """Return the weight that the exchange grants and has counted."""
-        request: SharedRequest[RequestWeight] = SharedRequest(None, _INFO)
+        request: SharedRequest[RequestWeight] = SharedRequest(None, INFO)
         return await self._start_and_wait(request, deadline)
 
     def recent_pool(self, symbol: str, max_age: float) -> InsurancePool | None:
-        """Return the newest pool that names a symbol, if it was observed within `max_age` s."""
+        """Return the newest pool that names a symbol, if observed within `max_age` seconds."""
         pool = self.knowledge.pool_since(symbol, self._monotonic() - max_age)
         self.calls_shared += pool is not None
         return pool
@@ -139,9 +138,8 @@ class Requests:
         self._closed = True
         tasks = list(self._running)
         for request in [*self._running.values(), *self._replaced]:
-            closed = "the client was closed during the call"
             self._close(request)
-            request.fail(TransportError(closed, symbol=request.symbol))
+            request.fail(TransportError("the client was closed during the call"))
         for task in tasks:
             task.cancel()
         if tasks:
@@ -197,7 +195,7 @@ class Requests:
             raise error.about(symbol) from error.__cause__
         finally:
             self._leave(request, caller)
-            del caller  # the error that it holds refers to this frame
+            del caller
 
     def _leave(self, request: SharedRequest[T], caller: asyncio.Future[T]) -> None:
         """Remove a caller; without any, the request is cancelled."""
@@ -243,10 +241,13 @@ class Requests:
 
     async def _retry(self, request: SharedRequest[Any], error: InsuranceError) -> Any:
         attempts = self._retries.after(error, request)
-        async for attempt in attempts:
-            with attempt:
-                return await self._attempt(request)
-        raise attempts.error
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    return await self._attempt(request)
+            raise attempts.error
+        finally:
+            del attempts, error  # the error refers to this frame
 
     async def _attempt(self, request: SharedRequest[Any]) -> Any:
         """Make one attempt, and learn from its answer."""
@@ -255,7 +256,7 @@ class Requests:
             return await self._attempt_without_symbol(request)
         if not request.exclusive:
             if (self._waiting or self._snapshot_request is not None) and self._merge(request):
-                raise asyncio.CancelledError  # this task ends like those of the others
+                raise asyncio.CancelledError  # this task ends as theirs do
             self._waiting.add(request)
         try:
             lease = await self._attempts.acquire(_LIGHT, request)
@@ -271,9 +272,9 @@ class Requests:
     async def _attempt_without_symbol(
         self, request: SharedRequest[Any]
     ) -> InsuranceSnapshot | RequestWeight:
-        if request.endpoint == _INFO:
+        if request.endpoint == INFO:
             lease = await self._attempts.acquire(_LIGHT, request)
-            outcome = await self._attempts.send(_INFO, lease, request)
+            outcome = await self._attempts.send(INFO, lease, request)
             interval = self._budget.interval
             return RequestWeight(
                 limit=decode_weight_limit(outcome.body, interval),
@@ -284,8 +285,8 @@ class Requests:
         lease = await self._attempts.acquire(self.knowledge.snapshot_weight, request)
         outcome = await self._attempts.send(POOLS, lease, request)
         report = outcome.report
-        at = report.wall if report.date is None else report.date
-        snapshot = InsuranceSnapshot(decode_pools(outcome.body), utc(at))
+        at = utc(report.wall if report.date is None else report.date)
+        snapshot = InsuranceSnapshot(decode_pools(outcome.body), at)
         self.knowledge.learn_snapshot(snapshot, self._monotonic())
         if outcome.used_before is not None and report.used_weight is not None:
             self.knowledge.learn_snapshot_weight(outcome.used_before, report.used_weight)
@@ -306,7 +307,7 @@ class Requests:
     def _merge(self, request: SharedRequest[InsurancePool]) -> bool:
         """Let the snapshot request replace a request and all that wait, if that is lighter."""
         weight = self.knowledge.affordable_snapshot_weight(self._budget.capacity)
-        snapshot = self._snapshot_request
+        snapshot: SharedRequest[InsuranceSnapshot] | None = self._snapshot_request
         lighter = snapshot is not None or snapshot_is_lighter(weight, len(self._waiting) + 1)
         if weight is None or not lighter:
             return False

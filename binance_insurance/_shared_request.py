@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-POOLS = "insuranceBalance"
+POOLS, INFO = "insuranceBalance", "exchangeInfo"
 
 
 class SharedRequest(Struct, Generic[T], eq=False):
@@ -79,7 +79,6 @@ class SharedRequest(Struct, Generic[T], eq=False):
                 if number and isinstance(error, InsuranceError):
                     error = error.copy()
                 caller.set_exception(error)
-                caller.exception()  # not logged, should the caller be cancelled in this moment
         self.callers.clear()
 
     def cancel(self) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from math import inf
 from typing import Any
 
 import pytest
@@ -385,6 +387,7 @@ async def test_a_call_out_of_time_before_its_task_began_leaves_nothing(
         budget.release(taken)
         assert "ETHUSDT" in await client.fetch_pool("ETHUSDT", timeout=1)
         assert tasks_of_requests() == []
+        assert not client._requests._running  # pyright: ignore[reportPrivateUsage]
         assert len(exchange.requests) == 2
 
 
@@ -522,6 +525,64 @@ async def test_a_call_without_timeout_outlives_one_with_it_whose_request_was_rep
         assert not patient.done()
         merged.budget.release(merged.taken)
         assert "S1USDT" in await patient
+
+
+async def test_an_exclusive_call_that_joins_what_was_replaced_extends_the_wait(
+    singles: Sandbox, runtime: Runtime
+) -> None:
+    merged = Merged(singles, runtime)
+    async with merged.client as client:
+        calls = await merged.begin(timeout=100)
+        calls.append(asyncio.create_task(client.fetch_pool("S41USDT", timeout=100)))
+        await steps(5)
+        # As fetch_pools asks for a symbol that has left its group.
+        patient = asyncio.create_task(client._requests.pool("S1USDT", inf, exclusive=True))  # pyright: ignore[reportPrivateUsage]
+        await asyncio.sleep(101)
+        failed = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in failed} == {BudgetTimeoutError}
+        assert not patient.done()
+        merged.budget.release(merged.taken)
+        assert "S1USDT" in await patient
+
+
+async def test_an_error_for_a_caller_that_is_cancelled_in_the_same_moment_is_not_logged(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    unhandled: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: unhandled.append(context["message"]))
+    exchange.inject(Fault.stall())
+    call = asyncio.create_task(client.fetch_pool("BTCUSDT"))
+    await asyncio.sleep(0.1)
+    closing = asyncio.create_task(client.aclose())
+    loop.call_soon(call.cancel)  # after the error was given, before the caller has seen it
+    await closing
+    assert call.cancelled()
+    del call
+    gc.collect()
+    assert unhandled == []
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+async def test_a_failed_call_leaves_nothing_to_the_garbage_collector(
+    client: InsuranceClient, timeout: float | None
+) -> None:
+    async def fail() -> weakref.ref[InvalidSymbolError] | None:
+        try:
+            await client.fetch_pool("NOPE", timeout=timeout)
+        except InvalidSymbolError as error:
+            return weakref.ref(error)
+        return None
+
+    gc.collect()
+    gc.disable()
+    try:
+        error = await fail()
+        await steps(3)
+        assert error is not None
+        assert error() is None
+    finally:
+        gc.enable()
 
 
 def test_an_eager_task_factory_changes_nothing() -> None:
