@@ -22,6 +22,7 @@ from binance_insurance import (
     InsuranceClient,
     InsurancePool,
     InvalidSymbolError,
+    IPBannedError,
     LocalBudget,
     RequestTimeoutError,
     Runtime,
@@ -375,20 +376,17 @@ async def test_closing_at_any_moment_leaves_no_task(
     budget.release(taken)
 
 
-async def test_a_call_out_of_time_before_its_task_began_leaves_nothing(
-    exchange: Sandbox, runtime: Runtime
+async def test_a_call_that_fails_before_its_task_began_leaves_nothing(
+    exchange: Sandbox, client: InsuranceClient
 ) -> None:
-    budget = LocalBudget(100, reserve=0, runtime=runtime)
-    async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
-        await client.fetch_pool("BTCUSDT")
-        taken = await budget.acquire(99)
-        with pytest.raises(BudgetTimeoutError):
-            await client.fetch_pool("ETHUSDT", timeout=1)
-        budget.release(taken)
-        assert "ETHUSDT" in await client.fetch_pool("ETHUSDT", timeout=1)
-        assert tasks_of_requests() == []
-        assert not client._requests._running  # pyright: ignore[reportPrivateUsage]
-        assert len(exchange.requests) == 2
+    exchange.inject(Fault.of_status(418))
+    for _ in range(2):  # the second knows the ban at once
+        with pytest.raises(IPBannedError):
+            await client.fetch_pool("BTCUSDT", timeout=1)
+    await steps(3)
+    assert tasks_of_requests() == []
+    assert not client._requests._running  # pyright: ignore[reportPrivateUsage]
+    assert len(exchange.requests) == 1
 
 
 class Merged:
