@@ -16,9 +16,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._decoding import decode_pool, decode_pools, decode_weight_limit
-from .budget.report import utc
 from ._planner import snapshot_is_lighter
 from ._shared_request import INFO, POOLS, SharedRequest
+from .budget.report import utc
 from .errors import (
     BadRequestError,
     BudgetTimeoutError,
