@@ -414,7 +414,7 @@ def test_of_a_ledger_of_another_version_only_the_ban_counts(
 ) -> None:
     path, end = tmp_path / "budget", time.time() + 200
     ban = {"ban_ends": end, "ban_end_utc": end, "bans": 1} if banned else {}
-    ledger = {"spent": 90, "unsettled": 90, "doubts": [], **ban}
+    ledger: dict[str, float] = {"spent": 90, "unsettled": 90, **ban}
     value = msgspec.msgpack.encode(version | {"ledger": ledger, "owners": {}})
 
     async def main() -> None:
