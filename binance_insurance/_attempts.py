@@ -93,13 +93,20 @@ class Outcome(Struct, frozen=True, gc=False):
     used_before: int | None
 
 
+class _Reported(Struct, frozen=True, gc=False):
+    """The used weight that an answer reported, its date, and when it came."""
+
+    used_weight: int
+    date: float | None
+    at: float
+
+
 class Attempts:
     """Makes the attempts of one client, no more than so many at once.
 
     Attributes:
         sent: requests that left.
         weight: request weight that was charged for them.
-        used_weight: used weight of the whole IP as last reported, or None.
     """
 
     def __init__(
@@ -107,18 +114,20 @@ class Attempts:
     ) -> None:
         self.sent = 0
         self.weight = 0
-        self.used_weight: int | None = None
         self._transport = transport
         self._budget = budget
         self._weight_header = used_weight_header(budget.interval)
-        self._interval = budget.interval
         self._monotonic = runtime.monotonic
         self._wall = runtime.wall
         self._slots = Slots(max_concurrency)
         self._started = 0
         self._in_flight = 0
-        self._reported_window: float | None = None
-        self._reported_at = -inf
+        self._last: _Reported | None = None
+
+    @property
+    def used_weight(self) -> int | None:
+        """Used weight of the whole IP as last reported, or None."""
+        return None if self._last is None else self._last.used_weight
 
     def left(self, deadline: float) -> float | None:
         """Return the seconds until a deadline, None if it is never.
@@ -172,11 +181,10 @@ class Attempts:
         symbol = request.symbol
         request.sent = True
         lease.sent_at = self._monotonic()
+        before = None if symbol is not None or self._in_flight else self._last
         self._started += 1
         self._in_flight += 1
-        started, undisturbed = self._started, self._in_flight == 1
-        just_before = lease.sent_at - self._reported_at <= _JUST_BEFORE
-        used_before, window_before = self.used_weight, self._reported_window
+        started = self._started
         try:
             answer = await self._transport.get(endpoint, symbol)
         except ConnectError:
@@ -193,9 +201,19 @@ class Attempts:
         self.sent += 1
         self.weight += lease.weight
         report = self._receive(answer, symbol, lease)
-        undisturbed = undisturbed and started == self._started
-        clean = undisturbed and just_before and window_before == self._reported_window
-        return Outcome(report, answer.body, used_before if clean else None)
+        if before is None or started != self._started:
+            return Outcome(report, answer.body, None)
+        return Outcome(report, answer.body, self._clean_before(before, lease.sent_at, report))
+
+    def _clean_before(self, before: _Reported, sent_at: float, report: Report) -> int | None:
+        """Return the used weight before a request, if its answer reports on the same window."""
+        interval = self._budget.interval
+        same = (
+            before.date is not None
+            and report.date is not None
+            and before.date // interval == report.date // interval
+        )
+        return before.used_weight if same and sent_at - before.at <= _JUST_BEFORE else None
 
     def _receive(self, answer: Answer, symbol: str | None, lease: Lease) -> Report:
         """Give an answer's report to the budget, then raise the answer unless it is good."""
@@ -207,11 +225,8 @@ class Attempts:
             wall=self._wall(),
         )
         self._budget.settle(lease, report)
-        used, date = report.used_weight, report.date
-        if used is not None:
-            self.used_weight = used
-            self._reported_at = self._monotonic()
-            self._reported_window = None if date is None else date // self._interval
+        if report.used_weight is not None:
+            self._last = _Reported(report.used_weight, report.date, self._monotonic())
         if answer.status != _OK:
             raise status_error(report, answer.body, symbol, self._budget.state().banned_until)
         if answer.failure is not None:

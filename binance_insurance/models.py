@@ -83,14 +83,12 @@ class InsurancePool(Struct, frozen=True, gc=False, rename="camel"):
 
     def __post_init__(self) -> None:
         """Refuse invalid balances: two of one asset, NaN, infinity, or 1E+999999."""
-        assets: set[str] = set()
         for held in self.assets:
             amount = held.margin_balance
             if not (amount.is_finite() and -_MAX_MAGNITUDE <= amount.adjusted() <= _MAX_MAGNITUDE):
                 text = str(amount)[:40]
                 raise ValueError(f"marginBalance {text} of {held.asset} is not an amount")
-            assets.add(held.asset)
-        if len(assets) < len(self.assets):
+        if len({held.asset for held in self.assets}) < len(self.assets):
             raise ValueError("the pool lists an asset twice")
 
     def __contains__(self, symbol: str) -> bool:
