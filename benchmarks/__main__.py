@@ -28,6 +28,7 @@ from binance_insurance.budget import Report, create_budget
 from .crowd import CALLERS, POOLS, SIZE
 from .fleet import watch
 from .measure import Result, Row, alternate, compare, ratio, write_table
+from .processes import running
 from .redis_server import RedisServer
 from .server import SNAPSHOT_WEIGHT, symbols_of
 from .sides import AT_ONCE, SIDES, unlimited
@@ -61,28 +62,16 @@ class Taken(NamedTuple):
 
 
 @contextmanager
-def started(*arguments: str) -> Generator[subprocess.Popen[str]]:
-    """Start a Python process with pipes, and kill it in the end, whatever happened."""
-    command = [sys.executable, "-m", *arguments]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@contextmanager
 def exchange(pools: int, size: int) -> Generator[str]:
     """Start the server in a process of its own and give its URL."""
-    with started("benchmarks.server", str(pools), str(size)) as process:
+    with running([sys.executable, "-m", "benchmarks.server", str(pools), str(size)]) as process:
         yield process.stdout.readline().strip() if process.stdout else ""
 
 
 @contextmanager
 def client(side: str, url: str, symbols: Sequence[str]) -> Generator[Callable[[int], Taken]]:
     """Start a side in a process of its own; the call asks for so many symbols."""
-    with started("benchmarks.sides", side, url, *symbols) as process:
+    with running([sys.executable, "-m", "benchmarks.sides", side, url, *symbols]) as process:
 
         def ask(count: int) -> Taken:
             if process.stdin is None or process.stdout is None:
@@ -111,17 +100,19 @@ async def per_symbol(rounds: int) -> Row:
     """Measure the CPU time of requests for one symbol each.
 
     Where other programs run too, seconds on the clock vary by a factor of two, CPU time by less.
+    Each process has a speed of its own, for as long as it runs, that differs from the next one's
+    by up to 15 %. So each round starts every side anew, and measures it when it is warm.
     """
     symbols = [symbols_of(number, 8)[0] for number in range(_LONE_POOLS)]
-    with ExitStack() as stack:
-        url = stack.enter_context(exchange(_LONE_POOLS, 8))
+    with exchange(_LONE_POOLS, 8) as url:
 
         def measure(side: str) -> Callable[[], Awaitable[float]]:
-            ask = stack.enter_context(client(side, url, symbols))
-            count = 150 if "SDK" in side else 1000
+            count = 150 if "SDK" in side else _LONE_POOLS
 
             async def once() -> float:
-                return ask(count).cpu / count * _MICRO
+                with client(side, url, symbols) as ask:
+                    ask(count)
+                    return ask(count).cpu / count * _MICRO
 
             return once
 

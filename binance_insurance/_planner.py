@@ -23,7 +23,7 @@ _DISCOVERY_WIDTH = 8
 
 
 def snapshot_is_lighter(snapshot_weight: int | None, requests: int) -> bool:
-    """Tell whether the snapshot request weighs less than so many requests for single symbols.
+    """Return whether the snapshot request weighs less than so many requests for single symbols.
 
     Args:
         snapshot_weight: of the snapshot request; None if the budget can never afford it.
@@ -121,7 +121,7 @@ class Plan:
         return snapshot_is_lighter(weight, sum(map(len, late)))
 
     def _may_ask(self) -> bool:
-        """Tell whether another request keeps to the bound, whatever has moved.
+        """Return whether another request keeps to the bound, whatever has moved.
 
         The bound is the snapshot's weight and what goes at once. So beyond the first `width`
         requests, even all that is still to be found must fit, one by one.
@@ -132,7 +132,7 @@ class Plan:
         return self._spent + len(self._open) + behind <= self._snapshot_weight + self._width
 
     def is_exclusive(self, symbol: str) -> bool:
-        """Tell whether a symbol must be asked for by itself."""
+        """Return whether a symbol must be asked for by itself."""
         return symbol in self._exclusive
 
     def answered(self, asked: str, pool: InsurancePool) -> None:

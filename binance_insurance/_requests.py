@@ -1,7 +1,7 @@
 """Overlapping calls share requests; one answer completes every call it covers.
 
-- A symbol is asked for once at a time, and so is a known pool. While the snapshot request is in
-  flight, it answers every call.
+- A symbol is asked for once at a time, and so is a known pool.
+- While the snapshot request is in flight, it answers every call.
 - An answer also completes the requests that still wait for weight and whose symbols it names.
 - Where all that wait for weight would weigh more than the snapshot request, it replaces them.
 

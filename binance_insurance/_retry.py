@@ -103,7 +103,7 @@ class RetryQuota:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Tell whether asking again may help."""
+    """Return whether asking again may help."""
     if isinstance(error, DecodeError):
         return error.truncated
     if isinstance(error, IPBannedError):
@@ -231,7 +231,7 @@ class FurtherAttempts:
         return delay_before_retry(retries.policy, state.attempt_number, self.error, chance)
 
     def stop(self, state: tenacity.RetryCallState) -> bool:
-        """Tell whether the last attempt was the last one; else pay for the next."""
+        """Return whether the last attempt was the last one; else pay for the next."""
         retries, pause = self._retries, state.upcoming_sleep
         if (
             state.attempt_number >= retries.policy.max_attempts
