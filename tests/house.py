@@ -47,12 +47,12 @@ class Figure:
     parts: tuple[str, ...] = ()
 
     @property
-    def passed(self) -> bool:
-        """Whether the bound is passed."""
+    def exceeded(self) -> bool:
+        """Whether it is more than the bound."""
         return self.value > self.bound
 
     def __str__(self) -> str:
-        line = f"{self.value:4} of {self.bound:3}  {self.name}{'  <- too many' * self.passed}"
+        line = f"{self.value:4} of {self.bound:3}  {self.name}{'  <- too many' * self.exceeded}"
         return "\n".join([line, *(f"              {part}" for part in self.parts)])
 
 
@@ -319,7 +319,7 @@ def main() -> int:
     """Print the figures; 1 when a bound is passed."""
     figures = [*call_figures(), *class_figures(), *file_figures()]
     print(*figures, sep="\n")
-    return int(any(figure.passed for figure in figures))
+    return int(any(figure.exceeded for figure in figures))
 
 
 if __name__ == "__main__":

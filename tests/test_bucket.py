@@ -489,6 +489,17 @@ def test_an_early_sum_is_not_forgotten_for_an_answer_that_it_has_overtaken() -> 
     assert bucket.left <= 100 - 95, "what others had spent by then is known"
 
 
+def test_an_early_sum_is_as_old_as_the_newest_answer_that_reported_one() -> None:
+    bucket = opened(minute_bucket(), now=5_058.0)
+    first, second = take(bucket, 5_059.9), take(bucket, 5_059.9)
+    bucket.settle(take(bucket, 5_059.95), 5_060.1, reported(3, 5_060.0))
+    overtaken = take(bucket, 5_061.3)
+    bucket.settle(first, 5_061.5, reported(95, 5_061.4))
+    bucket.settle(second, 5_061.2, reported(4, 5_061.2))  # answers are applied in any order
+    bucket.settle(overtaken, 5_061.6, reported(5, 5_061.35))
+    assert bucket.left <= 100 - 95
+
+
 def test_a_probe_that_fails_lets_the_next_one_go_at_once() -> None:
     bucket = minute_bucket()
     bucket.give_back(take(bucket, SECOND_IN))

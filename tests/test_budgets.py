@@ -433,6 +433,25 @@ def test_of_a_ledger_of_another_version_only_the_ban_counts(
     asyncio.run(main())
 
 
+def test_a_process_beside_one_of_another_version_keeps_what_it_knows(tmp_path: Path) -> None:
+    path, place = tmp_path / "budget", Place("sqlite", tmp_path, "", "x", time.monotonic())
+
+    async def main() -> None:
+        async with SqliteBudget(path, 100, reserve=10, group="x") as budget:
+            await open_window(budget, place)
+            budget.settle(await budget.acquire(89), place.report(90))
+            for _ in range(3):
+                await refusal(budget, BudgetTimeoutError)
+                with closing(sqlite3.connect(path)) as connection:
+                    value = msgspec.msgpack.encode({"ledger": {}, "owners": {}})
+                    connection.execute("UPDATE budget SET state = ?", (value,))
+                    connection.commit()
+            with pytest.raises(BudgetTimeoutError):
+                await budget.acquire(timeout=0.2)
+
+    asyncio.run(main())
+
+
 def test_a_locked_file_does_not_block_the_event_loop(tmp_path: Path) -> None:
     async def main() -> None:
         async with SqliteBudget(tmp_path / "budget") as budget:
@@ -530,6 +549,55 @@ def test_without_redis_a_share_and_back_by_itself(
     assert len(said) == 2
     assert "goes on by itself, with 22 of the 90" in said[0]
     assert "is back" in said[1]
+
+
+def test_a_caller_that_came_without_redis_is_served_when_it_is_back(
+    tmp_path: Path, own_server: RedisServer
+) -> None:
+    server = own_server
+    place = Place("redis", tmp_path, server.url, "x", time.monotonic(), share=0.1)
+
+    async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
+        server.start()
+        await open_window(one, place)
+        server.stop()
+        held = await one.acquire(8)  # all that is left of the share
+        waiting = asyncio.create_task(one.acquire(5))
+        late = [asyncio.create_task(one.acquire(1, timeout=3)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        started = time.monotonic()
+        one.settle(held, place.report(9))
+        for task in late:
+            with pytest.raises(BudgetTimeoutError, match="earliest"):
+                await task
+        assert time.monotonic() - started < 1, "they cannot be served in time, and know it"
+        server.start()
+        one.release(await waiting)
+        assert time.monotonic() - started < 5
+
+    run(place, body)
+
+
+def test_what_was_spent_without_redis_is_known_when_it_is_back(
+    tmp_path: Path, own_server: RedisServer
+) -> None:
+    server = own_server
+
+    async def main() -> None:
+        place = Place("redis", tmp_path, server.url, "x", time.monotonic())
+        server.start()
+        async with RedisBudget(server.url, 100, reserve=0, group="x", share=1.0) as one:
+            await open_window(one, place)
+            server.stop()
+            one.settle(await one.acquire(59), place.report(60))
+            one.settle(await one.acquire(), place.report(61))
+            server.start()
+            await asyncio.sleep(1.1)  # it looks for Redis once a second
+            async with RedisBudget(server.url, 100, reserve=0, group="x") as other:
+                one.release(await one.acquire())
+                await refusal(other, BudgetTimeoutError, weight=41, timeout=0.05)
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("started", ["before", "while"])

@@ -52,13 +52,18 @@ class SharedState(msgspec.Struct, omit_defaults=True, kw_only=True):
     processes: dict[str, Process] = {}
 
 
-class _OtherLedger(msgspec.Struct):
-    """What is read of a ledger of another version: its ban."""
+class _Ban(msgspec.Struct):
+    """What is read of a ledger of another version."""
 
     ban_ends: float = -inf
     ban_end_utc: float = 0.0
     bans: int = 0
-    refusals: Refusals | None = None
+
+
+class _OtherLedger(_Ban):
+    """Version 1 has the ban in the ledger itself, later ones in a part of it."""
+
+    refusals: _Ban | None = None
 
 
 class _OtherState(msgspec.Struct):
@@ -81,8 +86,8 @@ def copy(ledger: Ledger) -> Ledger:
     return _decode(_encode(new_state(ledger))).ledger
 
 
-def read(value: bytes) -> SharedState:
-    """Read a stored value; of another version, only the ban counts.
+def read(value: bytes) -> SharedState | Refusals:
+    """Read a stored value; of another version, only the ban.
 
     Raises:
         StoreError: it is no ledger of any version.
@@ -93,10 +98,8 @@ def read(value: bytes) -> SharedState:
             return _decode(value)
     except msgspec.MsgspecError as error:
         raise StoreError(f"what the shared budget holds is not a ledger: {error}") from error
-    old = other.ledger
-    state = new_state()
-    state.ledger.refusals = old.refusals or Refusals(-inf, old.ban_ends, old.ban_end_utc, old.bans)
-    return state
+    ban = other.ledger.refusals or other.ledger
+    return Refusals(-inf, ban.ban_ends, ban.ban_end_utc, ban.bans)
 
 
 class ClockBounds(msgspec.Struct, frozen=True):
@@ -187,18 +190,20 @@ class Change:
         Raises:
             StoreError: the value is no ledger.
         """
-        state = new_state() if value is None else read(value)
-        news = False
-        if self._known is not None:
-            own = self.known()
-            own.shift(bounds.low - self.bounds.low)
-            if value is None:  # it was lost, or is not written yet
-                state.ledger = own
+        own = self.known()
+        own.shift(bounds.low - self.bounds.low)
+        found = None if value is None else read(value)
+        if isinstance(found, SharedState):
+            state = found
+            news = state.ledger.refusals.merge(own.refusals) or self._apart
+            if self._apart:
+                state.ledger.merge(own)
+        else:  # the value was lost, is not written yet, or is of another version
+            state, news = new_state(own), found is not None
+            if self._known is not None:
                 TokenBucket(self._settings, own).restart(self.in_flight, now + bounds.low)
-            else:
-                news = state.ledger.refusals.merge(own.refusals) or self._apart
-                if self._apart:
-                    state.ledger.merge(own)
+            if found is not None:
+                own.refusals.merge(found)
         return self.apply(state, now, bounds, news=news)
 
     def apply(
@@ -283,5 +288,5 @@ def _is_due(before: Process | None, after: Process | None, heartbeat: float) -> 
     """Return whether what a process has written down of itself is no longer right, or old."""
     if before is None or after is None:
         return before is not after
-    same = (before.weight, before.wanted) == (after.weight, after.wanted)
+    same = replace(before, seen=after.seen) == after
     return not same or after.seen - before.seen >= heartbeat

@@ -48,6 +48,11 @@ class Fallback:
         self._state: SharedState | None = None
 
     @property
+    def apart(self) -> bool:
+        """Whether the store is out of reach, so that this process is on its own."""
+        return self._state is not None
+
+    @property
     def polling(self) -> float:
         """Seconds after which callers that wait look again; infinite while nobody else spends."""
         return self._store.polling if self._state is None else inf

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from math import inf
 from typing import TYPE_CHECKING, Self
 
@@ -56,6 +57,7 @@ class Queue:
         self.length = 0
         self.outlook = -inf
         self._lines: dict[int, dict[Waiter, None]] = {}
+        self._weights: Counter[int] = Counter()  # of each line
 
     def __iter__(self) -> Iterator[Waiter]:
         for reserve in sorted(self._lines):
@@ -71,17 +73,19 @@ class Queue:
 
     def weight_before(self, reserve: int) -> int:
         """Return the weight that is served before a new caller with this reserve."""
-        return sum(waiter.weight for waiter in self if waiter.reserve <= reserve)
+        return sum(self._weights[line] for line in self._lines if line <= reserve)
 
     def add(self, waiter: Waiter) -> None:
         """Put a caller at the end of its line."""
         self._lines.setdefault(waiter.reserve, {})[waiter] = None
+        self._weights[waiter.reserve] += waiter.weight
         self.length += 1
 
     def remove(self, waiter: Waiter) -> None:
         """Take a caller out, wherever it stands."""
         line = self._lines[waiter.reserve]
         del line[waiter]
+        self._weights[waiter.reserve] -= waiter.weight
         if not line:
             del self._lines[waiter.reserve]
         self.length -= 1
@@ -121,8 +125,13 @@ class QueueingBudget(ABC):
         return self._settings.limit - self._reserve
 
     @property
+    def _least_reserve(self) -> int:
+        """What each grant must leave now, whatever its caller's reserve."""
+        return 0
+
+    @property
     def _reserve(self) -> int:
-        return self._settings.reserve
+        return max(self._settings.reserve, self._least_reserve)
 
     def state(self) -> BudgetState:
         """Return what the budget knows now."""
@@ -150,7 +159,7 @@ class QueueingBudget(ABC):
             IPBannedError: the IP is banned.
             BudgetTimeoutError: the wait would surely outlast `timeout` seconds, or never end.
         """
-        now, reserve = self._now(), self._reserve
+        now = self._now()
         banned = self._bucket.ledger.refusals.banned_until(now)
         if banned is not None:
             raise ban_error(banned)
@@ -160,9 +169,10 @@ class QueueingBudget(ABC):
                 f"{self.capacity} per window (limit minus reserve)",
                 wait=inf,
             )
-        wait = self._wait_for(weight, now, reserve)
-        if timeout is not None and wait > timeout:
-            raise _late(wait, timeout)
+        if timeout is not None:
+            wait = self._wait_for(weight, now)
+            if wait > timeout:
+                raise _late(wait, timeout)
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -191,17 +201,17 @@ class QueueingBudget(ABC):
         """Return the time by the bucket's clock."""
         return self._monotonic()
 
-    def _joined(self) -> None:
+    def _joined(self, waiter: Waiter) -> None:
         """React to a new caller in the queue."""
-        if self._queue.length == 1:
+        if self._queue.first is waiter:
             self._serve()
 
     async def _wait(self, weight: int, timeout: float | None) -> Lease:
         """Wait in the queue for weight."""
         deadline = inf if timeout is None else self._monotonic() + timeout
-        waiter = Waiter(weight, self._reserve, deadline)
+        waiter = Waiter(weight, self._settings.reserve, deadline)
         self._queue.add(waiter)
-        self._joined()
+        self._joined(waiter)
         try:
             async with asyncio.timeout(timeout):
                 return await waiter.granted
@@ -209,16 +219,16 @@ class QueueingBudget(ABC):
             self._take_back(waiter)
             raise BudgetTimeoutError(
                 f"no request weight came free within {timeout:.3g} s",
-                wait=self._wait_for(weight, self._now(), waiter.reserve),
+                wait=self._wait_for(weight, self._now()),
             ) from None
         except asyncio.CancelledError:
             self._take_back(waiter)
             raise
 
-    def _wait_for(self, weight: int, now: float, reserve: int) -> float:
+    def _wait_for(self, weight: int, now: float) -> float:
         """Return the lower bound of a new caller's wait, in seconds."""
-        weight += self._queue.weight_before(reserve)
-        return self._bucket.ready_at(weight, now, reserve) - now
+        weight += self._queue.weight_before(self._settings.reserve)
+        return self._bucket.ready_at(weight, now, self._reserve) - now
 
     def _take_back(self, waiter: Waiter) -> None:
         """Forget a caller that gave up; return what it was granted in the same moment."""
@@ -234,14 +244,15 @@ class QueueingBudget(ABC):
         first = self._queue.first
         if first is None:
             return
-        now, local = self._now(), self._monotonic()
-        ready_at = self._bucket.ready_at(first.weight, now, first.reserve)
+        now, local, least = self._now(), self._monotonic(), self._least_reserve
+        ready_at = self._bucket.ready_at(first.weight, now, max(first.reserve, least))
         if ready_at <= max(now, self._queue.outlook):
             return
         self._queue.outlook = ready_at
         before = 0
         for waiter in list(self._queue):
-            wait = self._bucket.ready_at(before + waiter.weight, now, waiter.reserve) - now
+            reserve = max(waiter.reserve, least)
+            wait = self._bucket.ready_at(before + waiter.weight, now, reserve) - now
             if local + wait <= waiter.deadline:
                 before += waiter.weight
             else:

@@ -112,6 +112,7 @@ class RedisBudget(SharedBudget):
 
 class _Server:
     polling = inf
+    apart = False
     least_reserve = 0
     look_at = inf
 

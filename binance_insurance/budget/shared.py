@@ -71,11 +71,12 @@ class SharedBudget(QueueingBudget):
     def settle(self, lease: Lease, report: Report | None) -> None:
         """Record what the answer reported; None if the request was sent without one."""
         if lease.open and report is not None and report.status != _OK:
-            # Until the change is made, this is what is known here of a ban or a freeze.
+            # Until the change is made, this is what is known here of a ban or a freeze. The
+            # weight is settled by the change alone.
             bounds = self._bounds or ClockBounds(0.0, 0.0)
             self._bucket = TokenBucket(self._settings, copy(self._bucket.ledger))
             ended = replace(lease, sent_at=lease.sent_at + bounds.low)
-            self._bucket.settle(ended, self._now(), report, spread=bounds.high - bounds.low)
+            self._bucket.observe(ended, self._now(), report, spread=bounds.high - bounds.low)
         self._end(Ended(lease, self._monotonic(), report))
 
     def release(self, lease: Lease) -> None:
@@ -91,15 +92,15 @@ class SharedBudget(QueueingBudget):
                 self._serve()
             if self._changing is not None:
                 await asyncio.wait([self._changing])
-            if self._failing or self._store.least_reserve:
+            if self._failing or self._store.apart:
                 break  # it counts as lost, like the answers of a process that died
         self._life = "closed"
         self._set_timer(inf)
         await self._store.aclose()
 
     @property
-    def _reserve(self) -> int:
-        return max(self._settings.reserve, self._store.least_reserve)
+    def _least_reserve(self) -> int:
+        return self._store.least_reserve
 
     def _now(self) -> float:
         return self._monotonic() + (0.0 if self._bounds is None else self._bounds.low)
@@ -153,7 +154,7 @@ class SharedBudget(QueueingBudget):
             self._bounds or ClockBounds(0.0, 0.0),
             ended,
             [Wanted(waiter.weight, waiter.reserve) for waiter in waiters],
-            apart=self._store.least_reserve > 0,
+            apart=self._store.apart,
         )
         try:
             await self._store.change(change)
@@ -162,7 +163,7 @@ class SharedBudget(QueueingBudget):
             self._queue.fail_all(error.copy)
             return
         except BaseException:
-            self._ended = ended + self._ended
+            self._ended, self._failing = ended + self._ended, True
             raise
         self._failing = False
         if change.outcome is None:
@@ -192,9 +193,9 @@ class SharedBudget(QueueingBudget):
         if first is not self._queue.first:
             self._again = True  # the next may be lighter
 
-    def _joined(self) -> None:
+    def _joined(self, waiter: Waiter) -> None:
         # A caller that joins while a change is under way was not asked for in it.
-        if self._queue.length == 1 or self._changing is not None:
+        if self._queue.first is waiter or self._changing is not None:
             self._serve()
 
     def _woken(self) -> None:
@@ -208,7 +209,8 @@ class SharedBudget(QueueingBudget):
         seconds, first, store = inf, self._queue.first, self._store
         if first is not None:
             now, bucket = self._now(), self._bucket
-            seconds = min(bucket.wake_at(first.weight, now, first.reserve) - now, _LONGEST_WAIT)
+            reserve = max(first.reserve, store.least_reserve)
+            seconds = min(bucket.wake_at(first.weight, now, reserve) - now, _LONGEST_WAIT)
             probing = now < bucket.ledger.probe_until
             seconds = min(seconds, store.polling * (1 if probing else _SELDOM))
             store.watch(self._woken)

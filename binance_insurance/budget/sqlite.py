@@ -70,6 +70,7 @@ class SqliteBudget(SharedBudget):
 
 class _File:
     polling = _POLLING
+    apart = False
     least_reserve = 0
     look_at = inf
 

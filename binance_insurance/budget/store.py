@@ -19,8 +19,13 @@ class Store(Protocol):
         ...
 
     @property
+    def apart(self) -> bool:
+        """Whether this process is on its own now, since the store is out of reach."""
+        ...
+
+    @property
     def least_reserve(self) -> int:
-        """What each grant must leave of the limit; above 0 only while a process is on its own."""
+        """What each grant must leave of the limit; above 0 only while a process is apart."""
         ...
 
     @property

@@ -122,13 +122,8 @@ class TokenBucket:
         if report is None:
             self.lose(lease.weight, lease.sent_at)
             return
+        self.observe(lease, now, report, spread=spread)
         date, used = report.date, report.used_weight
-        if date is not None and ledger.clock.observe(lease.sent_at, now + spread, date):
-            self._adjust(lease, now + spread, date)
-        if now >= ledger.ends_at:
-            self._roll_over(now)
-        if report.status != _OK or ledger.refusals.bans:
-            self._react(lease, now, report)
         if date is not None and date < ledger.window:
             ledger.unsettled -= lease.weight  # it was counted in a window that is over
         elif used is None:
@@ -140,7 +135,17 @@ class TokenBucket:
             self._believe(lease, now, used)
         else:
             ledger.lost.append((now, lease.weight))
-            ledger.early = Early(max(ledger.early.used, used), now)
+            ledger.early = Early(max(ledger.early.used, used), max(ledger.early.at, now))
+
+    def observe(self, lease: Lease, now: float, report: Report, *, spread: float) -> None:
+        """Learn from an answer all but what became of its weight: the time, and refusals."""
+        ledger, date = self.ledger, report.date
+        if date is not None and ledger.clock.observe(lease.sent_at, now + spread, date):
+            self._adjust(lease, now + spread, date)
+        if now >= ledger.ends_at:
+            self._roll_over(now)
+        if report.status != _OK or ledger.refusals.bans:
+            self._react(lease, now, report)
 
     def give_back(self, lease: Lease) -> None:
         """Take back the weight of a request that was certainly never sent."""
