@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ..errors import StoreError
-from .change import copy, new_state
+from .change import new_state
 from .window import TokenBucket
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Fallback:
             self._share,
             self._settings.capacity,
         )
-        self._state = new_state(copy(change.known()))
+        self._state = new_state(change.known())
         now = self._monotonic() + change.bounds.low
         TokenBucket(self._settings, self._state.ledger).restart(change.in_flight, now)
         self.least_reserve = self._settings.limit - self._share
