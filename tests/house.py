@@ -10,10 +10,8 @@ import ast
 import asyncio
 import pkgutil
 import sys
-import threading
 import tomllib
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,9 +22,9 @@ import msgspec
 
 import binance_insurance
 from binance_insurance import InsuranceClient
-from binance_insurance.sandbox import Sandbox
 
 from . import ROOT
+from .exchange import exchange_in_a_thread
 
 PACKAGE = binance_insurance.__name__
 DIRECTORY = Path(binance_insurance.__file__).resolve().parent
@@ -93,29 +91,6 @@ def function_of(code: CodeType) -> Function | None:
     return None if is_within(module, SANDBOX) else Function(module, code.co_qualname)
 
 
-@contextmanager
-def exchange() -> Generator[str]:
-    """Run a local exchange in a thread of its own, which the profile of this one does not see."""
-    loop, started, done = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-    sandbox = Sandbox()
-
-    async def serve() -> None:
-        async with sandbox:
-            started.set()
-            await done.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
-    thread.start()
-    if not started.wait(10):
-        raise TimeoutError("the local exchange does not start")
-    try:
-        yield sandbox.url
-    finally:
-        loop.call_soon_threadsafe(done.set)
-        thread.join(10)
-        loop.close()
-
-
 async def _third_call(url: str) -> list[tuple[CodeType, CodeType | None]]:
     seen: list[tuple[CodeType, CodeType | None]] = []
 
@@ -139,8 +114,8 @@ def warm_calls() -> list[Call]:
 
     A task's step is called by asyncio, so a coroutine that runs as a task has no caller of ours.
     """
-    with exchange() as url:
-        seen = asyncio.run(_third_call(url))
+    with exchange_in_a_thread() as exchange:
+        seen = asyncio.run(_third_call(exchange.url))
     return [
         Call(function, caller and function_of(caller))
         for code, caller in seen

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,8 @@ from benchmarks.processes import running
 from binance_insurance.cli import main
 from binance_insurance.cli._app import app
 from binance_insurance.sandbox import Fault, Sandbox
+
+from .exchange import exchange_in_a_thread
 
 USAGE, LIMITED, NETWORK, BAD_ANSWER, NO_BUDGET = 2, 3, 4, 5, 6
 
@@ -41,23 +41,8 @@ def memory_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def exchange() -> Iterator[Sandbox]:
     """A local exchange in its own thread and event loop, because each command runs its own loop."""
-    sandbox = Sandbox()
-    loop = asyncio.new_event_loop()
-    started, done = threading.Event(), asyncio.Event()
-
-    async def serve() -> None:
-        async with sandbox:
-            started.set()
-            await done.wait()
-
-    # A daemon: if it hangs, it must not keep the tests from ending.
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
-    thread.start()
-    assert started.wait(10)
-    yield sandbox
-    loop.call_soon_threadsafe(done.set)
-    thread.join()
-    loop.close()
+    with exchange_in_a_thread() as sandbox:
+        yield sandbox
 
 
 def test_pools_prints_the_documented_pools_exactly() -> None:

@@ -1,0 +1,35 @@
+"""A local exchange for code that runs event loops of its own, or none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from binance_insurance.sandbox import Sandbox
+
+
+@contextmanager
+def exchange_in_a_thread() -> Generator[Sandbox]:
+    """Run a local exchange in its own thread and event loop, which a profile does not see."""
+    sandbox = Sandbox()
+    loop = asyncio.new_event_loop()
+    started, done = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with sandbox:
+            started.set()
+            await done.wait()
+
+    # A daemon: if it hangs, it must not keep the process from ending.
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread.start()
+    if not started.wait(10):
+        raise TimeoutError("the local exchange does not start")
+    try:
+        yield sandbox
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join(10)
+        loop.close()
