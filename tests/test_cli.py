@@ -107,20 +107,20 @@ def test_pools_that_arrived_are_printed_before_the_error(exchange: Sandbox) -> N
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "words"),
+    ("fault", "timeout", "code", "words"),
     [
-        (Fault.of_status(418, b"", {"Retry-After": "300"}), LIMITED, "bans this IP until"),
-        (Fault.of_status(429, b"", {"Retry-After": "300"}), LIMITED, "weight limit"),
-        (Fault.of_status(403, b"<html>"), BAD_ANSWER, "firewall"),
-        (Fault.html(), BAD_ANSWER, "not the documented answer"),
-        (Fault.stall(), NETWORK, "no complete answer within 0.0"),
+        (Fault.of_status(418, b"", {"Retry-After": "300"}), 30, LIMITED, "bans this IP until"),
+        (Fault.of_status(429, b"", {"Retry-After": "300"}), 30, LIMITED, "weight limit"),
+        (Fault.of_status(403, b"<html>"), 30, BAD_ANSWER, "firewall"),
+        (Fault.html(), 30, BAD_ANSWER, "not the documented answer"),
+        (Fault.stall(), 0.5, NETWORK, "no complete answer within 0."),
     ],
 )
 def test_each_error_is_one_line_with_its_exit_code(
-    exchange: Sandbox, fault: Fault, code: int, words: str
+    exchange: Sandbox, fault: Fault, timeout: float, code: int, words: str
 ) -> None:
     exchange.inject(fault)
-    result = run("pools", "--timeout", "0.05", "--base-url", exchange.url)
+    result = run("pools", "--timeout", str(timeout), "--base-url", exchange.url)
     assert result.exit_code == code
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
