@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from asyncio import get_running_loop
 from math import inf
 from typing import TYPE_CHECKING
 
 from .._runtime import Runtime
 from .ledger import Ledger
-from .queue import QueueingBudget, ban_error
+from .queueing import QueueingBudget, ban_error
 from .settings import Settings
 from .window import TokenBucket
 
@@ -29,8 +30,8 @@ class LocalBudget(QueueingBudget):
     Raises:
         ValueError: unless 0 <= reserve < limit and interval is a whole number >= 1.
 
-    Several clients in one event loop can share a budget, and should if they share an IP. It needs
-    no closing. It belongs to the loop in which it is first awaited.
+    Several clients in one event loop can share a budget, and should if they share an IP. It serves
+    one loop at a time, and the next one when that has ended. Closing it fails its callers.
     """
 
     def __init__(
@@ -54,13 +55,26 @@ class LocalBudget(QueueingBudget):
             IPBannedError: at once, while the IP is banned.
             BudgetTimeoutError: at once, if the wait would surely outlast `timeout` seconds; or
                 when they have passed. Also if `weight` is more than a window ever holds.
+            StoreError: the budget is or was closed.
+            RuntimeError: another event loop that is running uses it.
         """
+        loop = get_running_loop()
+        if loop is not self._loop:
+            self._enter(loop)
         if not self._queue.length:
             lease = self._bucket.take(weight, self._monotonic(), self._settings.reserve)
             if lease is not None:
                 return lease
         self.check(weight, timeout=timeout)
         return await self._wait(weight, timeout)
+
+    def confirm(self, lease: Lease) -> bool:
+        """Return whether a granted request may be sent now, and count it as sent from now on."""
+        now = self._monotonic()
+        if not self._bucket.confirm(lease, now, self._settings.reserve):
+            return False
+        lease.sent_at = now
+        return True
 
     def settle(self, lease: Lease, report: Report | None) -> None:
         """Record what the answer reported; None if the request was sent without one."""
@@ -83,7 +97,8 @@ class LocalBudget(QueueingBudget):
             self._serve()
 
     async def aclose(self) -> None:
-        """Do nothing: it holds nothing. Here for code that closes any budget."""
+        """Fail the callers that wait with `StoreError`, and refuse later ones."""
+        self._close()
 
     def _serve(self) -> None:
         """Serve the callers in order as far as the weight goes, and set the timer for the rest."""

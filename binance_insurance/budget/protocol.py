@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 class WeightBudget(Protocol):
     """Weight that callers share. Its methods are called in one event loop.
 
-    A client calls `acquire` before each attempt, and then, once, `settle` or `release`. What the
-    answers report is all that a budget learns of the exchange and of the other clients on the IP.
+    A client calls `acquire` before each attempt, `confirm` right before it is sent, and then, once,
+    `settle` or `release`. What the answers report is all that a budget learns of the exchange and
+    of the other clients on the IP. A client does without `confirm` and `serve` where a budget that
+    was written for 0.1.0 has none.
     """
 
     @property
@@ -29,6 +31,14 @@ class WeightBudget(Protocol):
         """The most weight that it can grant in one window now."""
         ...
 
+    def serve(self, base_url: str) -> None:
+        """Serve the exchange of a client; the first client decides which.
+
+        Raises:
+            ValueError: it serves another exchange.
+        """
+        ...
+
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
         """Wait until `weight` may be sent, and take it.
 
@@ -39,6 +49,14 @@ class WeightBudget(Protocol):
             StoreError: a shared budget cannot be reached.
 
         A cancelled call must leave no trace.
+        """
+        ...
+
+    def confirm(self, lease: Lease) -> bool:
+        """Return whether a granted request may be sent now, and count it as sent from now on.
+
+        False after a ban, a freeze, a long pause, or where others have spent the weight meanwhile.
+        The caller then releases the lease and acquires again.
         """
         ...
 

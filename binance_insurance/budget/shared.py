@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ..errors import StoreError
 from .change import HEARTBEATS, Change, ClockBounds, Ended, Wanted, copy
 from .ledger import Ledger
-from .queue import QueueingBudget, Waiter, ban_error
+from .queueing import QueueingBudget, ban_error
 from .window import TokenBucket
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from .change import Outcome
     from .ledger import Lease
+    from .queue import Waiter
     from .report import Report
     from .settings import Settings
     from .store import Store
@@ -63,10 +64,18 @@ class SharedBudget(QueueingBudget):
                 when they have passed. Also if `weight` is more than a window ever holds.
             StoreError: the store is out of reach, and no share was configured for that case.
         """
-        if self._life != "open":
-            raise StoreError("this budget is closed")
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._enter(loop)
         self.check(weight, timeout=timeout)
         return await self._wait(weight, timeout)
+
+    def confirm(self, lease: Lease) -> bool:
+        """Return whether a granted request may be sent now, and count it as sent from now on."""
+        if not self._bucket.confirm(lease, self._now(), self._settings.reserve):
+            return False
+        lease.sent_at = self._monotonic()
+        return True
 
     def settle(self, lease: Lease, report: Report | None) -> None:
         """Record what the answer reported; None if the request was sent without one."""
@@ -86,7 +95,7 @@ class SharedBudget(QueueingBudget):
     async def aclose(self) -> None:
         """Write down what has ended, fail the callers that wait, and let go of the store."""
         self._life = "closing"
-        self._queue.fail_all(lambda: StoreError("this budget was closed"))
+        self._close()
         while self._changing is not None or self._ended:
             if self._changing is None:
                 self._serve()

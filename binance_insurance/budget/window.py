@@ -105,6 +105,23 @@ class TokenBucket:
             ledger.ends_at = now + self.transit + self.interval
         return lease
 
+    def confirm(self, lease: Lease, now: float, reserve: int) -> bool:
+        """Return whether a request that was granted may be sent now.
+
+        Not after a ban or a freeze, nor if the trust is gone and it is not the newest probe, nor
+        if others have meanwhile spent the weight. Then its weight is to be given back.
+        """
+        ledger, refusals = self.ledger, self.ledger.refusals
+        if now >= ledger.ends_at:
+            self._roll_over(now)
+        return (
+            (now < ledger.trusted_until or 0 < lease.number == ledger.probes)
+            and now >= refusals.frozen_until
+            and now >= refusals.ban_ends
+            and max(ledger.spent, ledger.reported + ledger.unsettled) <= self.limit - reserve
+            and (not ledger.early.used or ledger.early.used + ledger.unsettled <= self.limit)
+        )
+
     def settle(
         self, lease: Lease, now: float, report: Report | None, *, spread: float = 0.0
     ) -> None:

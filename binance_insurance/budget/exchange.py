@@ -1,0 +1,25 @@
+"""Which exchange a budget serves: the origin of a base URL. Pure."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+DEFAULT_EXCHANGE = "https://fapi.binance.com"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# Two names of the demo exchange, which has one used-weight counter.
+_OTHER_NAMES = {"https://testnet.binancefuture.com": "https://demo-fapi.binance.com"}
+
+
+def exchange_of(base_url: str) -> str:
+    """Return scheme, host and port of a base URL; user, path and a default port do not count.
+
+    Raises:
+        ValueError: it has no scheme or host.
+    """
+    parts = urlsplit(base_url)
+    if not parts.scheme or not parts.hostname:
+        raise ValueError(f"base_url must be a URL with scheme and host, not {base_url!r}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = "" if parts.port in {None, _DEFAULT_PORTS.get(parts.scheme)} else f":{parts.port}"
+    exchange = f"{parts.scheme}://{host}{port}"
+    return _OTHER_NAMES.get(exchange, exchange)
