@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from binance_insurance.budget.report import read_report, used_weight_header
+from binance_insurance.budget.report import read_report, used_weight_header, utc
 
 DATE = "Sun, 22 Nov 2026 12:00:00 GMT"
 SECONDS = 1_795_348_800.0
+ODD = [
+    *["", "-1", "0", "1", "99999999999", "9" * 30, "x" * 5_000, "²"],
+    *["Fri, 31 Dec 9999 23:59:59 GMT", "Sun, 22 Nov 2026 12:00:00 +99999999999999"],
+]
+NUMBERS = st.integers(0, 10**12)
+DATES = st.builds(
+    "{} {} {} {}:{}:{} {}".format,
+    NUMBERS,
+    st.sampled_from(["Jan", "Feb", "Nov", "Xyz"]),
+    *[NUMBERS] * 4,
+    st.sampled_from(["GMT", "", "+0200", "-99999999999", "EST"]),
+)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +67,14 @@ def test_used_weight(text: str, used: int | None) -> None:
         ("soon", DATE, None),
         ("Sun, 22 Nov 2026 12:01:30 GMT", DATE, 90.0),
         ("Sun, 22 Nov 2026 11:00:00 GMT", DATE, None),
-        ("Sun, 22 Nov 2026 12:01:30 GMT", "yesterday", None),
-        ("99999999999", DATE, 3 * 86_400.0),
+        ("Sun, 22 Nov 2026 12:01:30 GMT", "yesterday", 60.0),  # by the local clock
+        ("432000", DATE, 5 * 86_400.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", DATE, None),
     ],
 )
 def test_retry_after(text: str, date: str, seconds: float | None) -> None:
     headers = {"Retry-After": text, "Date": date}
-    report = read_report(429, headers, b"", weight_header="W", wall=0.0)
+    report = read_report(429, headers, b"", weight_header="W", wall=SECONDS + 30.0)
     assert report.retry_after == seconds
 
 
@@ -72,6 +87,11 @@ def test_retry_after(text: str, date: str, seconds: float | None) -> None:
         ("Sun, 99 Nov 2026 12:00:00 GMT", None),
         ("now", None),
         ("", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ("Mon, 01 Jan 0001 00:00:00 GMT", 978_307_200.0),  # two digits of a year, by RFC 2822
+        ("Sun, 22 Nov 99999999999 12:00:00 GMT", None),
+        ("Sun, 22 Nov 2026 12:00:00 +99999999999999", None),
+        ("Sun, 22 Nov 2026 12:00:00 GMT" + " " * 5_000, None),
     ],
 )
 def test_date(text: str, date: float | None) -> None:
@@ -96,3 +116,26 @@ def test_date(text: str, date: float | None) -> None:
 def test_the_end_of_a_ban(status: int, body: bytes, end: float | None) -> None:
     report = read_report(status, {}, body, weight_header="W", wall=0.0)
     assert report.banned_until == end
+
+
+@pytest.mark.parametrize(
+    ("named", "end"), [(b"banned until 1795348860000", SECONDS + 90.0), (b"", SECONDS + 90.0)]
+)
+def test_a_retry_after_that_is_a_date_names_the_end_of_a_ban(named: bytes, end: float) -> None:
+    headers = {"Retry-After": "Sun, 22 Nov 2026 12:01:30 GMT"}
+    report = read_report(418, headers, named, weight_header="W", wall=0.0)
+    assert report.banned_until == end
+
+
+@given(
+    st.sampled_from([200, 400, 418, 429, 503]),
+    st.dictionaries(
+        st.sampled_from(["Date", "Retry-After", "W"]),
+        st.text() | st.sampled_from(ODD) | DATES,
+    ),
+)
+def test_any_header_is_read_without_an_error(status: int, headers: dict[str, str]) -> None:
+    report = read_report(status, headers, b"", weight_header="W", wall=SECONDS)
+    assert report.status == status
+    if report.date is not None:
+        utc(report.date)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from math import inf
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from binance_insurance import BudgetTimeoutError, IPBannedError, LocalBudget, Runtime
+from binance_insurance import BudgetTimeoutError, IPBannedError, LocalBudget, Runtime, StoreError
 from binance_insurance.budget import Lease, Report
 
 from .conftest import EPOCH, loop_time
@@ -266,3 +270,158 @@ async def test_the_state_shows_what_is_known(budget: LocalBudget) -> None:
     await asyncio.sleep(61.5)
     assert budget.state().used_weight is None, "nothing is known of the new window"
     assert budget.state().available == 90
+
+
+async def test_what_is_left_does_not_rise_by_a_report_of_less(runtime: Runtime) -> None:
+    budget = LocalBudget(2400, interval=60, reserve=0, runtime=runtime)
+    await open_window(budget, 1_000)
+    for _ in range(300):
+        budget.settle(await budget.acquire(), answer(None))
+    before = budget.state().available
+    lease = await budget.acquire()
+    budget.settle(lease, answer(995))
+    assert budget.state().available == before - 1 == 2400 - 1_000 - 301
+    assert budget.state().used_weight == 1_000
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["acquire", "release", "settle", "settle", "lose"]),
+            st.integers(0, 9),
+            st.none() | st.integers(1, 1_500),
+        ),
+        max_size=60,
+    )
+)
+async def test_within_a_window_what_is_left_rises_only_by_what_comes_back_or_is_settled(
+    steps: list[tuple[str, int, int | None]],
+) -> None:
+    budget = LocalBudget(2400, interval=3600, reserve=0, runtime=Runtime(monotonic=loop_time))
+    await open_window(budget)
+    leases: list[Lease] = []
+    highest, lost = 1, 0
+    for step, number, used in steps:
+        before = budget.state().available
+        if step == "acquire":
+            leases.append(await budget.acquire(number + 1))
+            assert budget.state().available <= before
+        elif leases:
+            lease = leases.pop(number % len(leases))
+            if step == "release":
+                budget.release(lease)
+                allowed = lease.weight
+            else:
+                budget.settle(lease, None if step == "lose" else answer(used))
+                allowed = 0
+                if step == "settle" and used is not None and used >= highest:
+                    allowed, lost, highest = lease.weight + lost, 0, used
+                else:
+                    lost += lease.weight
+            assert budget.state().available <= before + allowed
+
+
+async def test_closing_fails_the_callers_that_wait_and_refuses_later_ones(
+    budget: LocalBudget,
+) -> None:
+    await open_window(budget)
+    held = await budget.acquire(89)
+    waiting = [asyncio.create_task(budget.acquire()) for _ in range(3)]
+    await asyncio.sleep(0)
+    await budget.aclose()
+    for result in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(result, StoreError)
+    with pytest.raises(StoreError, match="closed"):
+        await budget.acquire()
+    budget.settle(held, answer(90))
+    await budget.aclose()
+    assert_nothing_left(budget)
+
+
+def test_one_loop_after_another_is_served() -> None:
+    budget = LocalBudget(10, interval=60, reserve=0)
+
+    async def leave_callers_waiting() -> None:
+        budget.settle(await budget.acquire(9), Report(200, 9, float(int(time.time()))))
+        for _ in range(5):
+            asyncio.create_task(budget.acquire(9))  # noqa: RUF006 - the loop's end cancels them
+        await asyncio.sleep(0)
+
+    async def once() -> None:
+        await asyncio.wait_for(budget.acquire(), 5)
+
+    asyncio.run(leave_callers_waiting())
+    asyncio.run(once())
+    assert budget.state().waiting == 0
+
+
+def test_two_running_loops_are_refused_at_once() -> None:
+    budget = LocalBudget()
+    entered, leave = threading.Event(), threading.Event()
+
+    async def use() -> None:
+        budget.release(await budget.acquire())
+        entered.set()
+        await asyncio.to_thread(leave.wait)
+
+    async def use_too() -> None:
+        with pytest.raises(RuntimeError, match="one loop at a time"):
+            await budget.acquire()
+
+    thread = threading.Thread(target=asyncio.run, args=(use(),))
+    thread.start()
+    try:
+        assert entered.wait(10)
+        asyncio.run(use_too())
+    finally:
+        leave.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+async def test_a_freeze_lasts_for_its_retry_after(runtime: Runtime, offset: float) -> None:
+    budget = LocalBudget(100, interval=60, reserve=10, runtime=runtime)
+    await asyncio.sleep(offset)
+    await open_window(budget)
+    budget.settle(await budget.acquire(), answer(5, 429, retry_after=2.0))
+    began = loop_time()
+    await budget.acquire()
+    assert 1.9 <= loop_time() - began <= 4.0
+
+
+async def test_after_a_freeze_one_request_goes_first(runtime: Runtime) -> None:
+    budget = LocalBudget(100, interval=60, reserve=0, runtime=runtime)
+    await open_window(budget)
+    budget.settle(await budget.acquire(), answer(20, 429, retry_after=1.0))
+    granted: list[float] = []
+
+    async def spend() -> None:
+        lease = await budget.acquire()
+        assert budget.confirm(lease)
+        granted.append(loop_time())
+        await asyncio.sleep(0.1)
+        budget.settle(lease, answer(101, 429))
+
+    callers = [asyncio.create_task(spend()) for _ in range(30)]
+    await asyncio.sleep(58.0)
+    assert len(granted) == 1
+    for caller in callers:
+        caller.cancel()
+    await asyncio.wait(callers)
+
+
+async def test_a_grant_is_confirmed_only_while_it_is_good(runtime: Runtime) -> None:
+    budget = LocalBudget(100, interval=60, reserve=10, runtime=runtime)
+    await open_window(budget)
+    leases = [await budget.acquire() for _ in range(5)]
+    assert budget.confirm(leases[0])
+    budget.settle(leases[1], answer(91))  # others took what was left
+    assert not budget.confirm(leases[2])
+    budget.release(leases[2])
+    await asyncio.sleep(120.0)
+    assert not budget.confirm(leases[3]), "nothing is known of this window"
+    budget.release(leases[3])
+    probe = await budget.acquire()
+    assert budget.confirm(probe)
+    budget.settle(probe, answer(1, 418, retry_after=600.0))
+    assert not budget.confirm(leases[4])

@@ -17,7 +17,7 @@ from math import inf
 
 from msgspec import Struct
 
-_DRIFT = 2e-4  # seconds per second; computers' clocks stay well below
+DRIFT = 2e-4  # seconds per second; computers' clocks stay well below
 _ROUNDING = 1e-6  # floats of seconds since 1970 are good to about a quarter of that
 
 
@@ -44,7 +44,7 @@ class ExchangeClock(Struct, omit_defaults=True):
 
         Returns whether it taught anything.
         """
-        drift = _DRIFT * (received - self.seen_at) if received > self.seen_at else 0.0
+        drift = DRIFT * (received - self.seen_at) if received > self.seen_at else 0.0
         known_low, known_high = self.low - drift, self.high + drift
         low, high = date - received, date + 1.0 - sent
         if low <= known_low and high >= known_high:
@@ -58,16 +58,16 @@ class ExchangeClock(Struct, omit_defaults=True):
 
     def earliest(self, now: float) -> float:
         """Return the lower bound of the exchange's time at local time `now`."""
-        return now + self.low - _DRIFT * max(0.0, now - self.seen_at)
+        return now + self.low - DRIFT * max(0.0, now - self.seen_at)
 
     def latest(self, now: float) -> float:
         """Return the upper bound of the exchange's time at local time `now`."""
-        return now + self.high + _DRIFT * max(0.0, now - self.seen_at)
+        return now + self.high + DRIFT * max(0.0, now - self.seen_at)
 
     def local(self, exchange_time: float) -> float:
         """Return the local time from which on the exchange's clock surely shows this time."""
         local = exchange_time - self.low + _ROUNDING
-        return local + max(0.0, local - self.seen_at) * _DRIFT / (1.0 - _DRIFT)
+        return local + max(0.0, local - self.seen_at) * DRIFT / (1.0 - DRIFT)
 
     def shift(self, by: float) -> None:
         """Express the bounds by a local clock that shows so many seconds more."""

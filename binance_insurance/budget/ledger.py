@@ -54,7 +54,8 @@ class Ledger(Struct, omit_defaults=True):
         reported: the highest used weight that an answer of this window has reported.
         unsettled: weight that was granted and is not known to be within `reported`.
         lost: the part of it that is no longer in flight: an answer to a request sent from this
-            time on settles that weight.
+            time on settles that weight. The last item is whether it was answered, so it has
+            arrived.
         trusted_until: until when the newest believed answer is recent enough.
         probes: the number of probes that were sent,
         probe_until: and until when the others wait for the newest one.
@@ -69,7 +70,7 @@ class Ledger(Struct, omit_defaults=True):
     spent: int = 0
     reported: int = 0
     unsettled: int = 0
-    lost: list[tuple[float, int]] = []
+    lost: list[tuple[float, int, bool]] = []
     trusted_until: float = -inf
     probes: int = 0
     probe_until: float = -inf
@@ -80,7 +81,7 @@ class Ledger(Struct, omit_defaults=True):
         """Express all times by a local clock that shows so many seconds more."""
         self.clock.shift(by)
         self.refusals.shift(by)
-        self.lost = [(settled_from + by, weight) for settled_from, weight in self.lost]
+        self.lost = [(since + by, weight, answered) for since, weight, answered in self.lost]
         self.ends_at += by
         self.trusted_until += by
         self.probe_until += by

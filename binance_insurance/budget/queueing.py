@@ -95,7 +95,7 @@ class QueueingBudget(ABC):
             limit=self._settings.limit,
             reserve=reserve,
             used_weight=bucket.ledger.reported or None,
-            available=0 if refusals.forbid(now) else bucket.available(reserve),
+            available=0 if refusals.forbid(now) else max(0, bucket.room(reserve)),
             in_flight=bucket.ledger.unsettled,
             waiting=self._queue.length,
             resets_at=None if resets_at is None else utc(resets_at),

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LONGEST_BAN = 3 * 86_400.0  # the exchange documents bans of 2 minutes up to 3 days
+_LAST_DATE = 7_258_118_400.0  # 2200; what is later is no date of an answer
+_LONGEST_DATE = 64  # characters
 _BANNED_UNTIL = re.compile(rb"banned until (\d{13})\b")
 _OK, _BANNED = 200, 418
 _UNITS = ((86_400, "D"), (3_600, "H"), (60, "M"), (1, "S"))
@@ -63,12 +64,12 @@ def read_report(
     )
     if status == _OK:
         return report
-    retry_after = headers.get("Retry-After")
-    ban = _BANNED_UNTIL.search(body) if status == _BANNED else None
+    retry_after = headers.get("Retry-After", "")
+    comes_back = _read_date(retry_after)
     return replace(
         report,
-        retry_after=None if retry_after is None else _read_retry_after(retry_after, date),
-        banned_until=None if ban is None else int(ban[1]) / 1000,
+        retry_after=_read_retry_after(retry_after, comes_back, report),
+        banned_until=_read_ban(body, comes_back) if status == _BANNED else None,
     )
 
 
@@ -84,18 +85,27 @@ def _positive_int(text: str) -> int | None:
 
 @lru_cache(maxsize=8)  # all answers of one second carry the same text
 def _read_date(text: str) -> float | None:
+    if len(text) > _LONGEST_DATE:
+        return None
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    return seconds if 0.0 <= seconds < _LAST_DATE else None
 
 
-def _read_retry_after(text: str, date: str | None) -> float | None:
+def _read_retry_after(text: str, comes_back: float | None, report: Report) -> float | None:
     """Read seconds, or an HTTP date relative to the answer's own date (RFC 9110, 10.2.3)."""
-    seconds = _positive_int(text)
-    if seconds is None and date is not None:
-        until, now = _read_date(text), _read_date(date)
-        if until is not None and now is not None and until > now:
-            seconds = int(until - now)
-    return None if seconds is None else min(float(seconds), LONGEST_BAN)
+    seconds: float | None = _positive_int(text)
+    if seconds is None and comes_back is not None:
+        seconds = comes_back - (report.wall if report.date is None else report.date)
+    return float(seconds) if seconds is not None and seconds > 0 else None
+
+
+def _read_ban(body: bytes, comes_back: float | None) -> float | None:
+    """Read the later of the ends that the text and a `Retry-After` with a date name."""
+    text = _BANNED_UNTIL.search(body)
+    if text is None:
+        return comes_back
+    return max(int(text[1]) / 1000, comes_back or 0.0)

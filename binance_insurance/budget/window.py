@@ -73,13 +73,18 @@ class TokenBucket:
         self._pause = settings.interval / _PAUSE_SHARE
         self._trust = settings.interval / _TRUST_SHARE
 
-    def available(self, reserve: int) -> int:
-        """Return the weight that this window still has for a caller with this reserve."""
+    def refresh(self, now: float) -> None:
+        """Roll the window over if it is time."""
+        if now >= self.ledger.ends_at:
+            self._roll_over(now)
+
+    def room(self, reserve: int) -> int:
+        """Return the weight that is left for a reserve; below 0 where others took it since."""
         ledger = self.ledger
         left = self.limit - reserve - max(ledger.spent, ledger.reported + ledger.unsettled)
         if ledger.early.used:
             left = min(left, self.limit - ledger.early.used - ledger.unsettled)
-        return max(0, left)
+        return left
 
     def take(self, weight: int, now: float, reserve: int) -> Lease | None:
         """Grant `weight` now, or return None if it cannot be had now."""
@@ -88,7 +93,7 @@ class TokenBucket:
             self._roll_over(now)
         probing = now >= ledger.trusted_until
         if (
-            weight > self.available(reserve)
+            weight > self.room(reserve)
             or (probing and now < ledger.probe_until)
             or now < refusals.frozen_until
             or now < refusals.ban_ends
@@ -108,18 +113,16 @@ class TokenBucket:
     def confirm(self, lease: Lease, now: float, reserve: int) -> bool:
         """Return whether a request that was granted may be sent now.
 
-        Not after a ban or a freeze, nor if the trust is gone and it is not the newest probe, nor
-        if others have meanwhile spent the weight. Then its weight is to be given back.
+        Not if a refusal came, if others took the weight, or without trust unless it is the probe.
         """
-        ledger, refusals = self.ledger, self.ledger.refusals
+        ledger = self.ledger
         if now >= ledger.ends_at:
             self._roll_over(now)
         return (
             (now < ledger.trusted_until or 0 < lease.number == ledger.probes)
-            and now >= refusals.frozen_until
-            and now >= refusals.ban_ends
-            and max(ledger.spent, ledger.reported + ledger.unsettled) <= self.limit - reserve
-            and (not ledger.early.used or ledger.early.used + ledger.unsettled <= self.limit)
+            and now >= ledger.refusals.frozen_until
+            and now >= ledger.refusals.ban_ends
+            and self.room(reserve) >= 0
         )
 
     def settle(
@@ -144,25 +147,27 @@ class TokenBucket:
         if date is not None and date < ledger.window:
             ledger.unsettled -= lease.weight  # it was counted in a window that is over
         elif used is None:
-            ledger.lost.append((min(now, lease.sent_at + self.transit), lease.weight))
+            self.lose(lease.weight, min(now - self.transit, lease.sent_at))
             ledger.silent += 1
             if ledger.silent >= _SILENT_ANSWERS:
-                ledger.trusted_until = now + self._trust
+                self._trust_from(lease, now)
         elif lease.window == ledger.window and self._is_of_this_window(date, now):
             self._believe(lease, now, used)
         else:
-            ledger.lost.append((now, lease.weight))
+            ledger.lost.append((now, lease.weight, False))
             ledger.early = Early(max(ledger.early.used, used), max(ledger.early.at, now))
 
     def observe(self, lease: Lease, now: float, report: Report, *, spread: float) -> None:
         """Learn from an answer all but what became of its weight: the time, and refusals."""
         ledger, date = self.ledger, report.date
+        if report.status == BANNED and ledger.clock.known:
+            date = None  # it may be anything; the clock that other answers showed stands
         if date is not None and ledger.clock.observe(lease.sent_at, now + spread, date):
             self._adjust(lease, now + spread, date)
         if now >= ledger.ends_at:
             self._roll_over(now)
-        if report.status != _OK or ledger.refusals.bans:
-            self._react(lease, now, report)
+        if report.status != _OK:
+            self._react(lease, now + spread, report)
 
     def give_back(self, lease: Lease) -> None:
         """Take back the weight of a request that was certainly never sent."""
@@ -174,13 +179,13 @@ class TokenBucket:
 
     def lose(self, weight: int, sent_before: float) -> None:
         """Count weight in flight as lost: what of it was sent was sent before a time."""
-        self.ledger.lost.append((sent_before + self.transit, weight))
+        self.ledger.lost.append((sent_before + self.transit, weight, False))
 
     def restart(self, own: int, now: float) -> None:
         """Go on from a copy: `own` weight will be counted again, that of others is lost."""
         ledger = self.ledger
         ledger.unsettled -= own
-        others = ledger.unsettled - sum(weight for _, weight in ledger.lost)
+        others = ledger.unsettled - sum(entry[1] for entry in ledger.lost)
         if others > 0:
             self.lose(others, now)
         ledger.spent = ledger.reported + ledger.unsettled
@@ -190,11 +195,7 @@ class TokenBucket:
         """Return whether a caller that waits for `weight` should try now."""
         ledger = self.ledger
         probe_is_out = now >= ledger.trusted_until and now < ledger.probe_until
-        return (
-            not probe_is_out
-            and not ledger.refusals.forbid(now)
-            and self.available(reserve) >= weight
-        )
+        return not probe_is_out and not ledger.refusals.forbid(now) and self.room(reserve) >= weight
 
     def ready_at(self, weight: int, now: float, reserve: int) -> float:
         """Return the earliest time at which `weight` in all may have been granted.
@@ -216,7 +217,7 @@ class TokenBucket:
         ledger = self.ledger
         if now < ledger.refusals.frozen_until:
             return ledger.refusals.frozen_until
-        if weight > self.available(reserve) or now >= ledger.probe_until:
+        if weight > self.room(reserve) or now >= ledger.probe_until:
             return ledger.ends_at
         return ledger.probe_until
 
@@ -224,11 +225,6 @@ class TokenBucket:
         """Return the next window's start in seconds since 1970, None before any answer."""
         clock = self.ledger.clock
         return self._start_of(clock.earliest(now)) + self.interval if clock.known else None
-
-    def refresh(self, now: float) -> None:
-        """Roll the window over if it is time."""
-        if now >= self.ledger.ends_at:
-            self._roll_over(now)
 
     def _start_of(self, exchange_time: float) -> float:
         return exchange_time // self.interval * self.interval
@@ -273,17 +269,25 @@ class TokenBucket:
 
     def _believe(self, lease: Lease, now: float, used: int) -> None:
         ledger = self.ledger
-        ledger.unsettled -= lease.weight
         ledger.silent = 0
-        if used > ledger.reported:
-            ledger.reported = used
-            if used > ledger.spent:
-                ledger.spent = used
-        ledger.trusted_until = now + self._trust
+        self._trust_from(lease, now)
+        if used < ledger.reported:
+            # Another node that lags, or an answer that was overtaken: the highest sum may lack it.
+            ledger.lost.append((now, lease.weight, True))
+            return
+        ledger.unsettled -= lease.weight
+        ledger.reported = used
+        if used > ledger.spent:
+            ledger.spent = used
         if ledger.early.used and lease.sent_at >= ledger.early.at:
             ledger.early = Early()
         if ledger.lost:
             self._settle_lost(lambda settled_from: settled_from <= lease.sent_at)
+
+    def _trust_from(self, lease: Lease, now: float) -> None:
+        """Let the rest follow, unless a refusal came after the request was sent."""
+        if lease.sent_at >= self.ledger.refusals.frozen_until:
+            self.ledger.trusted_until = now + self._trust
 
     def _end_probe(self, lease: Lease) -> None:
         if lease.number == self.ledger.probes:
@@ -291,33 +295,24 @@ class TokenBucket:
 
     def _settle_lost(self, settled: Callable[[float], bool]) -> None:
         ledger = self.ledger
-        kept = [entry for entry in ledger.lost if not settled(entry[0])]
-        dropped = sum(weight for _, weight in ledger.lost) - sum(weight for _, weight in kept)
+        kept: list[tuple[float, int, bool]] = []
+        for settled_from, weight, answered in ledger.lost:
+            if not settled(settled_from):
+                kept.append((settled_from, weight, answered))
+                continue
+            ledger.unsettled -= weight
+            if not answered:  # now the reported sum has it, or it never came
+                ledger.spent = max(ledger.reported, ledger.spent - weight)
         ledger.lost = kept
-        ledger.unsettled -= dropped
-        # Now the reported sum has them, or they never came.
-        ledger.spent = max(ledger.reported, ledger.spent - dropped)
 
     def _react(self, lease: Lease, now: float, report: Report) -> None:
-        """React to a refusal, or to its end."""
-        ledger = self.ledger
+        """React to a refusal: one request goes first when it is over."""
+        ledger, date = self.ledger, report.date
         if report.status == TOO_MANY_REQUESTS:
-            ledger.refusals.freeze(
-                max(now + (report.retry_after or 0.0), self._freeze_end(now, report))
-            )
+            window = ledger.window if date is None else self._start_of(date)
+            ends = now + self.interval if ledger.window < 0.0 else self._end_of(window)
+            ledger.refusals.freeze(lease.sent_at, now, report.retry_after or 0.0, window, ends)
+            ledger.distrust()
         elif report.status == BANNED:
             ledger.refusals.ban(now, report, ledger.clock)
             ledger.distrust()
-        else:
-            ledger.refusals.answered(lease.sent_at)
-
-    def _freeze_end(self, now: float, report: Report) -> float:
-        """Return the end of the window that a 429 says is used up."""
-        window = self.ledger.window
-        if window < 0.0:
-            return now + self.interval
-        if report.date is not None:
-            if report.date < window:
-                return now
-            window = self._start_of(report.date)
-        return self._end_of(window)
