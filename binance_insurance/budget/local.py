@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from math import inf
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from .._runtime import Runtime
@@ -13,6 +14,9 @@ from .settings import Settings
 from .window import TokenBucket
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
+
     from .ledger import Lease
     from .report import Report
 
@@ -43,7 +47,12 @@ class LocalBudget(QueueingBudget):
         runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
     ) -> None:
         settings = Settings(limit, interval, reserve)
-        super().__init__(settings, TokenBucket(settings, Ledger()), runtime.monotonic)
+        bucket = TokenBucket(settings, Ledger())
+        super().__init__(settings, bucket, runtime.monotonic)
+        self._take = bucket.take
+        self._own_reserve = reserve
+        self._thread = 0  # in which its loop runs
+        self._is_running: Callable[[], bool] = bool  # no: bool() is False
 
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
         """Wait until `weight` may be sent, and take it. First come, first served.
@@ -58,11 +67,11 @@ class LocalBudget(QueueingBudget):
             StoreError: the budget is or was closed.
             RuntimeError: another event loop that is running uses it.
         """
-        loop = get_running_loop()
-        if loop is not self._loop:
-            self._enter(loop)
+        # A thread runs one loop at a time. On Python 3.11 to ask for it takes a call of the system.
+        if get_ident() != self._thread or not self._is_running():
+            self._enter(get_running_loop())
         if not self._queue.length:
-            lease = self._bucket.take(weight, self._monotonic(), self._settings.reserve)
+            lease = self._take(weight, self._monotonic(), self._own_reserve)
             if lease is not None:
                 return lease
         self.check(weight, timeout=timeout)
@@ -99,6 +108,11 @@ class LocalBudget(QueueingBudget):
     async def aclose(self) -> None:
         """Fail the callers that wait with `StoreError`, and refuse later ones."""
         self._close()
+        self._is_running = bool
+
+    def _enter(self, loop: AbstractEventLoop) -> None:
+        super()._enter(loop)
+        self._thread, self._is_running = get_ident(), loop.is_running
 
     def _serve(self) -> None:
         """Serve the callers in order as far as the weight goes, and set the timer for the rest."""

@@ -88,10 +88,10 @@ class TokenBucket:
 
     def take(self, weight: int, now: float, reserve: int) -> Lease | None:
         """Grant `weight` now, or return None if it cannot be had now."""
-        ledger, refusals = self.ledger, self.ledger.refusals
+        ledger = self.ledger
         if now >= ledger.ends_at:
             self._roll_over(now)
-        probing = now >= ledger.trusted_until
+        probing, refusals = now >= ledger.trusted_until, ledger.refusals
         if (
             weight > self.room(reserve)
             or (probing and now < ledger.probe_until)
@@ -149,8 +149,8 @@ class TokenBucket:
         elif used is None:
             self.lose(lease.weight, min(now - self.transit, lease.sent_at))
             ledger.silent += 1
-            if ledger.silent >= _SILENT_ANSWERS:
-                self._trust_from(lease, now)
+            if ledger.silent >= _SILENT_ANSWERS and lease.sent_at >= ledger.refusals.frozen_until:
+                ledger.trusted_until = now + self._trust
         elif lease.window == ledger.window and self._is_of_this_window(date, now):
             self._believe(lease, now, used)
         else:
@@ -159,14 +159,14 @@ class TokenBucket:
 
     def observe(self, lease: Lease, now: float, report: Report, *, spread: float) -> None:
         """Learn from an answer all but what became of its weight: the time, and refusals."""
-        ledger, date = self.ledger, report.date
-        if report.status == BANNED and ledger.clock.known:
+        ledger, date, refused = self.ledger, report.date, report.status != _OK
+        if refused and report.status == BANNED and ledger.clock.known:
             date = None  # it may be anything; the clock that other answers showed stands
         if date is not None and ledger.clock.observe(lease.sent_at, now + spread, date):
             self._adjust(lease, now + spread, date)
         if now >= ledger.ends_at:
             self._roll_over(now)
-        if report.status != _OK:
+        if refused:
             self._react(lease, now + spread, report)
 
     def give_back(self, lease: Lease) -> None:
@@ -262,15 +262,17 @@ class TokenBucket:
 
     def _is_of_this_window(self, date: float | None, now: float) -> bool:
         """Return whether an answer that came at `now` reports on this window, not a later one."""
-        end = self.ledger.window + self.interval
+        ledger = self.ledger
+        end = ledger.window + self.interval
         if date is not None:
             return date < end
-        return self.ledger.window < 0.0 or self.ledger.clock.latest(now) < end
+        return ledger.window < 0.0 or ledger.clock.latest(now) < end
 
     def _believe(self, lease: Lease, now: float, used: int) -> None:
         ledger = self.ledger
         ledger.silent = 0
-        self._trust_from(lease, now)
+        if lease.sent_at >= ledger.refusals.frozen_until:  # else a refusal came since
+            ledger.trusted_until = now + self._trust
         if used < ledger.reported:
             # Another node that lags, or an answer that was overtaken: the highest sum may lack it.
             ledger.lost.append((now, lease.weight, True))
@@ -283,11 +285,6 @@ class TokenBucket:
             ledger.early = Early()
         if ledger.lost:
             self._settle_lost(lambda settled_from: settled_from <= lease.sent_at)
-
-    def _trust_from(self, lease: Lease, now: float) -> None:
-        """Let the rest follow, unless a refusal came after the request was sent."""
-        if lease.sent_at >= self.ledger.refusals.frozen_until:
-            self.ledger.trusted_until = now + self._trust
 
     def _end_probe(self, lease: Lease) -> None:
         if lease.number == self.ledger.probes:
