@@ -81,7 +81,9 @@ class TokenBucket:
     def room(self, reserve: int) -> int:
         """Return the weight that is left for a reserve; below 0 where others took it since."""
         ledger = self.ledger
-        left = self.limit - reserve - max(ledger.spent, ledger.reported + ledger.unsettled)
+        spent, counted = ledger.spent, ledger.reported + ledger.unsettled
+        # max() would take a tenth of an acquire.
+        left = self.limit - reserve - (spent if spent > counted else counted)  # noqa: FURB136
         if ledger.early.used:
             left = min(left, self.limit - ledger.early.used - ledger.unsettled)
         return left
