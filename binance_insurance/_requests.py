@@ -15,10 +15,10 @@ import asyncio
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._decoding import decode_pool, decode_pools, decode_weight_limit
-from ._planner import snapshot_is_lighter
-from ._shared_request import INFO, POOLS, SharedRequest
-from .budget.report import utc
+from ._decoding import decode_pool
+from ._open_requests import OpenRequests
+from ._shared_request import INFO, LIGHT, POOLS, SharedRequest
+from ._without_symbol import WithoutSymbol
 from .errors import (
     BadRequestError,
     BudgetTimeoutError,
@@ -27,20 +27,16 @@ from .errors import (
     RequestTimeoutError,
     TransportError,
 )
-from .models import InsurancePool, InsuranceSnapshot, RequestWeight
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from ._attempts import Attempts
     from ._knowledge import Group, Knowledge
     from ._retry import Retries
     from ._runtime import Runtime
     from .budget import WeightBudget
+    from .models import InsurancePool, InsuranceSnapshot, RequestWeight
 
 T = TypeVar("T")
-
-_LIGHT = 1  # the weight of every request but the snapshot request
 
 
 class Requests:
@@ -62,14 +58,11 @@ class Requests:
         self.knowledge = knowledge
         self.calls_shared = 0
         self._attempts = attempts
+        self._without_symbol = WithoutSymbol(attempts, knowledge, budget, runtime)
         self._retries = retries
         self._budget = budget
         self._monotonic = runtime.monotonic
-        self._by_symbol: dict[str, SharedRequest[InsurancePool]] = {}
-        self._by_group: dict[Group, SharedRequest[InsurancePool]] = {}
-        self._snapshot_request: SharedRequest[InsuranceSnapshot] | None = None
-        self._waiting: set[SharedRequest[InsurancePool]] = set()  # that another answer may complete
-        self._replaced: set[SharedRequest[InsurancePool]] = set()  # by the snapshot request
+        self._open = OpenRequests()
         self._running: dict[asyncio.Task[None], SharedRequest[Any]] = {}
         self._closed = False
 
@@ -78,21 +71,21 @@ class Requests:
         group = None
         if not exclusive:
             group = self.knowledge.group_of(symbol)
-            if self._snapshot_request is not None or group in self._by_group:
+            if self._open.snapshot is not None or group in self._open.by_group:
                 pool = await self._pool_of_another(symbol, group, deadline)
                 if pool is not None:
                     self.calls_shared += 1
                     return pool
-        request: SharedRequest[InsurancePool] | None = self._by_symbol.get(symbol)
+        request: SharedRequest[InsurancePool] | None = self._open.by_symbol.get(symbol)
         if request is not None:
             pool = await self._wait(request, request.join(deadline), symbol, deadline)
             self.calls_shared += 1
             return pool
         request = SharedRequest(symbol, POOLS, group, exclusive)
         caller = request.join(deadline)
-        self._by_symbol[symbol] = request
+        self._open.by_symbol[symbol] = request
         if group is not None:
-            self._by_group[group] = request
+            self._open.by_group[group] = request
         self._start(request)
         try:
             if deadline < inf:
@@ -109,11 +102,11 @@ class Requests:
 
     async def snapshot(self, deadline: float) -> InsuranceSnapshot:
         """Return every pool, sharing the request in flight."""
-        request: SharedRequest[InsuranceSnapshot] | None = self._snapshot_request
+        request: SharedRequest[InsuranceSnapshot] | None = self._open.snapshot
         if request is not None:
             self.calls_shared += 1
             return await self._wait(request, request.join(deadline), None, deadline)
-        self._snapshot_request = request = SharedRequest(None)
+        self._open.snapshot = request = SharedRequest(None)
         return await self._start_and_wait(request, deadline)
 
     async def request_weight(self, deadline: float) -> RequestWeight:
@@ -137,8 +130,8 @@ class Requests:
         """Fail all calls with a `TransportError`, and end all tasks."""
         self._closed = True
         tasks = list(self._running)
-        for request in [*self._running.values(), *self._replaced]:
-            self._close(request)
+        for request in [*self._running.values(), *self._open.replaced]:
+            self._open.close(request)
             request.fail(TransportError("the client was closed during the call"))
         for task in tasks:
             task.cancel()
@@ -150,10 +143,10 @@ class Requests:
     ) -> InsurancePool | None:
         """Join the request that should name a symbol; None if there is none, or it does not."""
         try:
-            every = self._snapshot_request
+            every = self._open.snapshot
             if every is not None:
                 return (await self._wait(every, every.join(deadline), symbol, deadline)).get(symbol)
-            request = None if group is None else self._by_group.get(group)
+            request = None if group is None else self._open.by_group.get(group)
             if request is None or request.symbol == symbol:
                 return None
             pool = await self._wait(request, request.join(deadline), symbol, deadline)
@@ -180,7 +173,7 @@ class Requests:
                 return await caller
             asked = request.replaced_by or request
             if asked.waiting or not asked.sent:
-                self._budget.check(_LIGHT, timeout=left)
+                self._budget.check(LIGHT, timeout=left)
             try:
                 async with asyncio.timeout(left):
                     return await caller
@@ -207,7 +200,7 @@ class Requests:
     def _start(self, request: SharedRequest[Any]) -> None:
         """Give a request a task."""
         if self._closed:
-            self._close(request)
+            self._open.close(request)
             raise TransportError("this client is closed", symbol=request.symbol)
         request.task = task = asyncio.get_running_loop().create_task(self._run(request))
         if not task.done():  # as one of an eager factory may be
@@ -223,15 +216,15 @@ class Requests:
                 answer = await self._retry(request, error)
         except asyncio.CancelledError:
             if request.task is asyncio.current_task():  # and was not replaced
-                for each in self._close(request):
-                    self._close(each)
+                for each in self._open.close(request):
+                    self._open.close(each)
                     each.cancel()
                 request.cancel()
             raise
         except Exception as error:
             self._fail(request, error)
         else:
-            for each in self._close(request):
+            for each in self._open.close(request):
                 self._answer_replaced(each, answer.get(each.symbol))
             request.answer(answer)
         finally:
@@ -253,72 +246,43 @@ class Requests:
         """Make one attempt, and learn from its answer."""
         symbol = request.symbol
         if symbol is None:
-            return await self._attempt_without_symbol(request)
+            if request.endpoint == INFO:
+                return await self._without_symbol.request_weight(request)
+            snapshot = await self._without_symbol.snapshot(request)
+            if self._open.waiting:
+                for pool in snapshot.pools:
+                    self._answer_waiting(pool)
+            return snapshot
         if not request.exclusive:
-            if (self._waiting or self._snapshot_request is not None) and self._merge(request):
+            if (self._open.waiting or self._open.snapshot is not None) and self._merge(request):
                 raise asyncio.CancelledError  # this task ends as theirs do
-            self._waiting.add(request)
+            self._open.waiting.add(request)
         try:
-            lease = await self._attempts.acquire(_LIGHT, request)
+            lease = await self._attempts.acquire(LIGHT, request)
         finally:
-            self._waiting.discard(request)
+            self._open.waiting.discard(request)
         outcome = await self._attempts.send(POOLS, lease, request)
         pool = decode_pool(outcome.body, symbol)
         self.knowledge.learn_pool(pool, self._monotonic())
-        if self._waiting:
+        if self._open.waiting:
             self._answer_waiting(pool)
         return pool
 
-    async def _attempt_without_symbol(
-        self, request: SharedRequest[Any]
-    ) -> InsuranceSnapshot | RequestWeight:
-        if request.endpoint == INFO:
-            lease = await self._attempts.acquire(_LIGHT, request)
-            outcome = await self._attempts.send(INFO, lease, request)
-            interval = self._budget.interval
-            return RequestWeight(
-                limit=decode_weight_limit(outcome.body, interval),
-                interval=interval,
-                used_weight=outcome.report.used_weight,
-                resets_at=self._budget.state().resets_at,
-            )
-        lease = await self._attempts.acquire(self.knowledge.snapshot_weight, request)
-        outcome = await self._attempts.send(POOLS, lease, request)
-        report = outcome.report
-        at = utc(report.wall if report.date is None else report.date)
-        snapshot = InsuranceSnapshot(decode_pools(outcome.body), at)
-        self.knowledge.learn_snapshot(snapshot, self._monotonic())
-        if outcome.used_before is not None and report.used_weight is not None:
-            self.knowledge.learn_snapshot_weight(outcome.used_before, report.used_weight)
-        if self._waiting:
-            for pool in snapshot.pools:
-                self._answer_waiting(pool)
-        return snapshot
-
     def _answer_waiting(self, pool: InsurancePool) -> None:
         """Complete the requests that wait for weight and whose symbols a pool names."""
-        for symbol in pool.symbols:
-            request = self._by_symbol.get(symbol)
-            if request is not None and request in self._waiting:
-                self._close(request)
-                request.answer(pool)
-                self._end_task(request)
+        for request in self._open.waiting_for(pool):
+            self._open.close(request)
+            request.answer(pool)
+            self._end_task(request)
 
     def _merge(self, request: SharedRequest[InsurancePool]) -> bool:
         """Let the snapshot request replace a request and all that wait, if that is lighter."""
         weight = self.knowledge.affordable_snapshot_weight(self._budget.capacity)
-        snapshot: SharedRequest[InsuranceSnapshot] | None = self._snapshot_request
-        lighter = snapshot is not None or snapshot_is_lighter(weight, len(self._waiting) + 1)
-        if weight is None or not lighter:
+        if not self._open.would_merge(weight):
             return False
-        if snapshot is None:
-            self._snapshot_request = snapshot = SharedRequest(None)
-        for each in self._waiting:
+        for each in self._open.waiting:
             self._end_task(each)
-            each.replace(snapshot)
-        request.replace(snapshot)
-        self._replaced |= {request, *self._waiting}
-        self._waiting.clear()
+        snapshot = self._open.merge(request)
         if snapshot.task is None:
             self._start(snapshot)
         return True
@@ -328,7 +292,7 @@ class Requests:
     ) -> None:
         """Complete a request that was replaced; without a pool, start it again by itself."""
         if pool is not None:
-            self._close(request)
+            self._open.close(request)
             request.answer(pool)
         else:
             request.replaced_by, request.exclusive = None, True
@@ -336,7 +300,7 @@ class Requests:
 
     def _fail(self, request: SharedRequest[Any], error: Exception) -> None:
         """End a request with an error, and what it replaced with the same."""
-        for each in self._close(request):
+        for each in self._open.close(request):
             if isinstance(error, DecodeError):  # one bad pool among all
                 self._answer_replaced(each, None)
             else:
@@ -345,13 +309,13 @@ class Requests:
 
     def _cancel(self, request: SharedRequest[Any]) -> None:
         """End a request that has no callers, unless it replaced one that has."""
-        snapshot = self._snapshot_request
-        if request is snapshot and self._replaced:
+        snapshot = self._open.snapshot
+        if request is snapshot and self._open.replaced:
             return
-        self._close(request)
+        self._open.close(request)
         self._end_task(request)
-        if request in self._replaced:
-            self._replaced.discard(request)
+        if request in self._open.replaced:
+            self._open.replaced.discard(request)
             if snapshot is not None and not snapshot.callers:
                 self._cancel(snapshot)
 
@@ -364,17 +328,3 @@ class Requests:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
-
-    def _close(self, request: SharedRequest[Any]) -> Collection[SharedRequest[InsurancePool]]:
-        """Let no caller join a request any more; return those that it replaced."""
-        symbol, group = request.symbol, request.group
-        if symbol is not None:
-            if self._by_symbol.get(symbol) is request:
-                del self._by_symbol[symbol]
-            if group is not None and self._by_group.get(group) is request:
-                del self._by_group[group]
-        elif self._snapshot_request is request:
-            self._snapshot_request = None
-            replaced, self._replaced = self._replaced, set()
-            return replaced
-        return ()

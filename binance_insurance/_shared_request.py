@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POOLS, INFO = "insuranceBalance", "exchangeInfo"
+LIGHT = 1  # the weight of every request but the snapshot request
 
 
 class SharedRequest(Struct, Generic[T], eq=False):
