@@ -14,6 +14,8 @@ from .budget.report import Report, read_report, used_weight_header
 from .errors import BudgetTimeoutError, ConnectError, InsuranceError, RequestTimeoutError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._runtime import Runtime
     from ._transport import Answer, Transport
     from .budget import Lease, WeightBudget
@@ -116,6 +118,7 @@ class Attempts:
         self.weight = 0
         self._transport = transport
         self._budget = budget
+        self._confirm: Callable[[Lease], bool] = getattr(budget, "confirm", self._hold)
         self._weight_header = used_weight_header(budget.interval)
         self._monotonic = runtime.monotonic
         self._wall = runtime.wall
@@ -164,28 +167,34 @@ class Attempts:
         finally:
             request.waiting = False
 
-    async def send(self, endpoint: str, lease: Lease, request: Request) -> Outcome:
+    async def send(self, endpoint: str, lease: Lease, request: Request) -> Outcome | None:
         """Take a slot, send, report to the budget, and return a good answer.
 
+        None if the budget does not stand by its grant any more: a ban, a freeze or a long pause
+        came in between. Then nothing was sent and the weight is back, to be acquired again.
+        However it ends, the lease is settled or given back.
+
         Raises:
-            InsuranceError: there was none; each failure of its own kind.
+            InsuranceError: there was no good answer; each failure of its own kind.
         """
-        if self._slots.free:
-            self._slots.free -= 1
-        else:
-            try:
-                await self._slots.wait()
-            except BaseException:
-                self._budget.release(lease)
-                raise
-        symbol = request.symbol
-        request.sent = True
-        lease.sent_at = self._monotonic()
+        slots, symbol = self._slots, request.symbol
+        try:
+            if slots.free:
+                slots.free -= 1
+            else:
+                await slots.wait()
+        except BaseException:
+            self._budget.release(lease)
+            raise
         before = None if symbol is not None or self._in_flight else self._last
         self._started += 1
         self._in_flight += 1
         started = self._started
         try:
+            if not self._confirm(lease):
+                self._budget.release(lease)
+                return None
+            request.sent = True
             answer = await self._transport.get(endpoint, symbol)
         except ConnectError:
             self._budget.release(lease)
@@ -197,13 +206,18 @@ class Attempts:
             raise
         finally:
             self._in_flight -= 1
-            self._slots.give_back()
+            slots.give_back()
         self.sent += 1
         self.weight += lease.weight
         report = self._receive(answer, symbol, lease)
         if before is None or started != self._started:
             return Outcome(report, answer.body, None)
         return Outcome(report, answer.body, self._clean_before(before, lease.sent_at, report))
+
+    def _hold(self, lease: Lease) -> bool:
+        """Confirm every grant, for a budget that was written for 0.1.0 and cannot."""
+        lease.sent_at = self._monotonic()
+        return True
 
     def _clean_before(self, before: _Reported, sent_at: float, report: Report) -> int | None:
         """Return the used weight before a request, if its answer reports on the same window."""
@@ -217,13 +231,17 @@ class Attempts:
 
     def _receive(self, answer: Answer, symbol: str | None, lease: Lease) -> Report:
         """Give an answer's report to the budget, then raise the answer unless it is good."""
-        report = read_report(
-            answer.status,
-            answer.headers,
-            answer.body,
-            weight_header=self._weight_header,
-            wall=self._wall(),
-        )
+        try:
+            report = read_report(
+                answer.status,
+                answer.headers,
+                answer.body,
+                weight_header=self._weight_header,
+                wall=self._wall(),
+            )
+        except BaseException:
+            self._budget.settle(lease, None)
+            raise
         self._budget.settle(lease, report)
         if report.used_weight is not None:
             self._last = _Reported(report.used_weight, report.date, self._monotonic())

@@ -37,6 +37,7 @@ class Knowledge:
     """What the answers to one client have shown.
 
     Attributes:
+        groups: the group that each symbol was last seen in.
         snapshot_weight: the request weight to charge for the snapshot request. It is documented as
             1, but was measured as 40 by a third party: 40 is charged until clean differences of
             the used weight show otherwise. Other clients can only make a difference larger, so
@@ -46,16 +47,12 @@ class Knowledge:
     def __init__(self) -> None:
         self.snapshot_weight = _DOCUMENTED_WEIGHT
         self._differences: deque[int] = deque(maxlen=_REMEMBERED_WEIGHTS)
-        self._groups: dict[str, Group] = {}
+        self.groups: dict[str, Group] = {}
         self._snapshot: tuple[InsuranceSnapshot, float] | None = None
-
-    def group_of(self, symbol: str) -> Group | None:
-        """Return the group that a symbol was last seen in."""
-        return self._groups.get(symbol)
 
     def pool_since(self, symbol: str, since: float) -> InsurancePool | None:
         """Return the newest pool that names a symbol, if it was not observed before `since`."""
-        group = self._groups.get(symbol)
+        group = self.groups.get(symbol)
         return group.pool if group is not None and group.observed_at >= since else None
 
     def snapshot_since(self, since: float) -> InsuranceSnapshot | None:
@@ -70,15 +67,15 @@ class Knowledge:
 
     def learn_pool(self, pool: InsurancePool, observed_at: float) -> None:
         """Keep a pool as the newest of its symbols, and what it shows of their grouping."""
-        group = self._groups.get(pool.symbols[0])
+        group = self.groups.get(pool.symbols[0])
         if group is not None and group.symbols == pool.symbols:
             group.pool, group.observed_at = pool, observed_at
             return
-        if len(self._groups) + len(pool.symbols) > _MOST_SYMBOLS:
-            self._groups.clear()
+        if len(self.groups) + len(pool.symbols) > _MOST_SYMBOLS:
+            self.groups.clear()
         group = Group(pool, observed_at)
         for symbol in pool.symbols:
-            self._groups[symbol] = group
+            self.groups[symbol] = group
 
     def learn_snapshot(self, snapshot: InsuranceSnapshot, observed_at: float) -> None:
         """Keep a snapshot as the newest, and each of its pools."""

@@ -79,7 +79,7 @@ class Plan:
         known: dict[Group, list[str]] = {}
         unknown: list[str] = []
         for symbol in self._open:
-            group = None if symbol in self._exclusive else self._knowledge.group_of(symbol)
+            group = None if symbol in self._exclusive else self._knowledge.groups.get(symbol)
             if group is None:
                 unknown.append(symbol)
             else:

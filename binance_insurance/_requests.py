@@ -70,7 +70,7 @@ class Requests:
         """Return a pool that names a symbol; with `exclusive`, an error is the exchange's own."""
         group = None
         if not exclusive:
-            group = self.knowledge.group_of(symbol)
+            group = self.knowledge.groups.get(symbol)
             if self._open.snapshot is not None or group in self._open.by_group:
                 pool = await self._pool_of_another(symbol, group, deadline)
                 if pool is not None:
@@ -211,7 +211,8 @@ class Requests:
         try:
             try:
                 answer = await self._attempt(request)
-                self._retries.quota.refund()
+                if self._retries.quota.spent:
+                    self._retries.quota.refund()
             except InsuranceError as error:
                 answer = await self._retry(request, error)
         except asyncio.CancelledError:
@@ -253,15 +254,17 @@ class Requests:
                 for pool in snapshot.pools:
                     self._answer_waiting(pool)
             return snapshot
-        if not request.exclusive:
-            if (self._open.waiting or self._open.snapshot is not None) and self._merge(request):
-                raise asyncio.CancelledError  # this task ends as theirs do
-            self._open.waiting.add(request)
-        try:
-            lease = await self._attempts.acquire(LIGHT, request)
-        finally:
-            self._open.waiting.discard(request)
-        outcome = await self._attempts.send(POOLS, lease, request)
+        outcome = None
+        while outcome is None:  # as long as no grant holds until the request can be sent
+            if not request.exclusive:
+                if (self._open.waiting or self._open.snapshot is not None) and self._merge(request):
+                    raise asyncio.CancelledError  # this task ends as theirs do
+                self._open.waiting.add(request)
+            try:
+                lease = await self._attempts.acquire(LIGHT, request)
+            finally:
+                self._open.waiting.discard(request)
+            outcome = await self._attempts.send(POOLS, lease, request)
         pool = decode_pool(outcome.body, symbol)
         self.knowledge.learn_pool(pool, self._monotonic())
         if self._open.waiting:

@@ -81,25 +81,27 @@ class RetryQuota:
     As the AWS SDKs keep one: 500 tokens at first, 5 for a retry, 10 after a timeout. A retried
     call that succeeds returns what its last retry cost, any other success returns 1. So a lasting
     outage sees at most 100 retries, then only first attempts.
+
+    Attributes:
+        spent: tokens that are not there now; only then a success need return any.
     """
 
-    __slots__ = ("_tokens",)
+    __slots__ = ("spent",)
 
     def __init__(self) -> None:
-        self._tokens = _QUOTA
+        self.spent = 0
 
     def spend(self, error: InsuranceError) -> int | None:
         """Take what a retry after `error` costs and return it; None if it is not there."""
         cost = _retry_cost(error)
-        if cost > self._tokens:
+        if self.spent + cost > _QUOTA:
             return None
-        self._tokens -= cost
+        self.spent += cost
         return cost
 
     def refund(self, cost: int = _SUCCESS_REFUND) -> None:
         """Return tokens after a success."""
-        if self._tokens < _QUOTA:
-            self._tokens = min(_QUOTA, self._tokens + cost)
+        self.spent = max(0, self.spent - cost)
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -30,8 +30,10 @@ class WithoutSymbol:
 
     async def request_weight(self, request: SharedRequest[Any]) -> RequestWeight:
         """Ask for the weight that the exchange grants and has counted."""
-        lease = await self._attempts.acquire(LIGHT, request)
-        outcome = await self._attempts.send(INFO, lease, request)
+        outcome = None
+        while outcome is None:
+            lease = await self._attempts.acquire(LIGHT, request)
+            outcome = await self._attempts.send(INFO, lease, request)
         interval = self._budget.interval
         return RequestWeight(
             limit=decode_weight_limit(outcome.body, interval),
@@ -42,8 +44,10 @@ class WithoutSymbol:
 
     async def snapshot(self, request: SharedRequest[Any]) -> InsuranceSnapshot:
         """Ask for every pool."""
-        lease = await self._attempts.acquire(self._knowledge.snapshot_weight, request)
-        outcome = await self._attempts.send(POOLS, lease, request)
+        outcome = None
+        while outcome is None:
+            lease = await self._attempts.acquire(self._knowledge.snapshot_weight, request)
+            outcome = await self._attempts.send(POOLS, lease, request)
         report = outcome.report
         at = utc(report.wall if report.date is None else report.date)
         snapshot = InsuranceSnapshot(decode_pools(outcome.body), at)

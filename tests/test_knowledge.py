@@ -38,7 +38,7 @@ def test_the_grouping_is_bounded() -> None:
     for batch in range(30):
         symbols = tuple(f"S{batch}-{number}" for number in range(1000))
         knowledge.learn_pool(InsurancePool(symbols, BALANCE), 0.0)
-    known = [knowledge.group_of(f"S{batch}-0") is not None for batch in range(30)]
+    known = [knowledge.groups.get(f"S{batch}-0") is not None for batch in range(30)]
     assert known.count(True) <= 20
     assert known[-1]
 
@@ -63,7 +63,7 @@ def test_a_symbol_that_moved_belongs_to_its_newest_group() -> None:
     knowledge = Knowledge()
     knowledge.learn_pool(pool_of("A", "B"), 0.0)
     knowledge.learn_pool(pool_of("C", "B"), 1.0)
-    group = knowledge.group_of("B")
+    group = knowledge.groups.get("B")
     assert group is not None
-    assert group is knowledge.group_of("C")
+    assert group is knowledge.groups.get("C")
     assert group.symbols == ("C", "B")
