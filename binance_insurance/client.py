@@ -22,7 +22,7 @@ from .errors import BulkFetchError, InsuranceError
 from .models import InsurancePool, InsuranceSnapshot, RequestWeight, normalise_symbol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from ._transport import ClientSession
@@ -71,7 +71,8 @@ class InsuranceClient:
         runtime: clocks, sleep and randomness, for tests in virtual time.
 
     Raises:
-        ValueError: base_url is not an http(s) URL, or a number is out of its range.
+        ValueError: base_url is not an http(s) URL, a number is out of its range, or the budget
+            serves another exchange.
 
     Use it as an async context manager, or call `aclose()`.
     """
@@ -98,6 +99,9 @@ class InsuranceClient:
         self._transport = Transport(
             base_url, session, attempt_timeout=attempt_timeout, max_connections=max_concurrency
         )
+        serve: Callable[[str], None] | None = getattr(self._budget, "serve", None)
+        if serve is not None:  # a budget that was written for 0.1.0 has no exchange
+            serve(base_url)
         self._attempts = Attempts(
             self._transport, self._budget, runtime, max_concurrency=max_concurrency
         )

@@ -315,6 +315,14 @@ def test_invalid_options_raise(options: dict[str, Any], words: str) -> None:
         InsuranceClient(**options)
 
 
+def test_a_budget_serves_the_exchange_of_its_first_client() -> None:
+    budget = LocalBudget()
+    InsuranceClient("https://demo-fapi.binance.com/path", budget=budget)
+    InsuranceClient("https://testnet.binancefuture.com", budget=budget)
+    with pytest.raises(ValueError, match=r"this budget serves https://demo-fapi\.binance\.com"):
+        InsuranceClient(budget=budget)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"max_attempts": 0}, {"base_delay": -1}, {"max_delay": float("inf")}],
