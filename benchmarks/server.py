@@ -65,9 +65,12 @@ class Exchange:
         """Return the whole answer to a request's first line."""
         target = request.split(b" ", 2)[1]
         path, _, query = target.partition(b"?")
-        if path != b"/fapi/v1/insuranceBalance":
+        if path not in {b"/fapi/v1/insuranceBalance", b"/fapi/v1/ping"}:
             return self._administer(path)
         self.requests += 1
+        if path == b"/fapi/v1/ping":
+            self.weight += 1
+            return self._respond(b"200 OK", b"{}")
         name, _, symbol = query.partition(b"=")  # no client here sends any other parameter
         if name != b"symbol":
             self.weight += SNAPSHOT_WEIGHT

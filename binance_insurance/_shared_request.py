@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-POOLS, INFO = "insuranceBalance", "exchangeInfo"
+POOLS, INFO, PING = "insuranceBalance", "exchangeInfo", "ping"
 LIGHT = 1  # the weight of every request but the snapshot request
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._decoding import decode_pools, decode_weight_limit
-from ._shared_request import INFO, LIGHT, POOLS
+from ._shared_request import INFO, LIGHT, PING, POOLS
 from .budget.report import utc
 from .models import InsuranceSnapshot, RequestWeight
 
 if TYPE_CHECKING:
-    from ._attempts import Attempts
+    from ._attempts import Attempts, Outcome
     from ._knowledge import Knowledge
     from ._runtime import Runtime
     from ._shared_request import SharedRequest
     from .budget import WeightBudget
+
+_PINGS = 3  # answers without a used weight that a budget wants to see before it does without
+_PAUSE_SHARE = 60  # further ones are as far apart as probes: 1 s of a minute
 
 
 class WithoutSymbol:
@@ -44,10 +47,7 @@ class WithoutSymbol:
 
     async def snapshot(self, request: SharedRequest[Any]) -> InsuranceSnapshot:
         """Ask for every pool."""
-        outcome = None
-        while outcome is None:
-            lease = await self._attempts.acquire(self._knowledge.snapshot_weight, request)
-            outcome = await self._attempts.send(POOLS, lease, request)
+        outcome = await self._send_snapshot(request)
         report = outcome.report
         at = utc(report.wall if report.date is None else report.date)
         snapshot = InsuranceSnapshot(decode_pools(outcome.body), at)
@@ -55,3 +55,23 @@ class WithoutSymbol:
         if outcome.used_before is not None and report.used_weight is not None:
             self._knowledge.learn_snapshot_weight(outcome.used_before, report.used_weight)
         return snapshot
+
+    async def _send_snapshot(self, request: SharedRequest[Any]) -> Outcome:
+        """Send the snapshot request, but no heavy one as the probe: a light one goes first."""
+        attempts, pings = self._attempts, 0
+        while True:
+            weight = self._knowledge.snapshot_weight
+            lease = await attempts.acquire(weight, request)
+            if weight == LIGHT or not lease.number:
+                outcome = await attempts.send(POOLS, lease, request)
+                if outcome is not None:
+                    return outcome
+                continue
+            self._budget.release(lease)
+            if pings >= _PINGS:  # their answers bring no trust
+                await self._runtime.sleep(self._budget.interval / _PAUSE_SHARE)
+            lease = await attempts.acquire(LIGHT, request)
+            if not lease.number:  # another request has gone first meanwhile
+                self._budget.release(lease)
+            elif await attempts.send(PING, lease, request) is not None:
+                pings += 1
