@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .budget import Lease, WeightBudget
 
 _OK = 200
-_JUST_BEFORE = 1.0  # seconds in which the other clients on the IP spend little
+_TRUST_SHARE = 12  # an answer shows what was used just before, for a twelfth of a window
 
 
 class Request(Protocol):
@@ -227,7 +227,8 @@ class Attempts:
             and report.date is not None
             and before.date // interval == report.date // interval
         )
-        return before.used_weight if same and sent_at - before.at <= _JUST_BEFORE else None
+        recent = sent_at - before.at <= interval / _TRUST_SHARE
+        return before.used_weight if same and recent else None
 
     def _receive(self, answer: Answer, symbol: str | None, lease: Lease) -> Report:
         """Give an answer's report to the budget, then raise the answer unless it is good."""

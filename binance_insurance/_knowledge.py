@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _MOST_SYMBOLS = 20_000  # the exchange lists about 900
 _DOCUMENTED_WEIGHT = 40
-_REMEMBERED_WEIGHTS = 3
+_AGREEING = 3
 
 
 class Group:
@@ -39,14 +39,14 @@ class Knowledge:
     Attributes:
         groups: the group that each symbol was last seen in.
         snapshot_weight: the request weight to charge for the snapshot request. It is documented as
-            1, but was measured as 40 by a third party: 40 is charged until clean differences of
-            the used weight show otherwise. Other clients can only make a difference larger, so
-            the lowest of the last three counts.
+            1, but was measured as 40 by a third party: 40 is charged until three clean differences
+            of the used weight in a row are equal, and again once one of them is larger than what
+            is charged. Nodes that lag make a difference smaller, other clients make it larger.
     """
 
     def __init__(self) -> None:
         self.snapshot_weight = _DOCUMENTED_WEIGHT
-        self._differences: deque[int] = deque(maxlen=_REMEMBERED_WEIGHTS)
+        self._differences: deque[int] = deque(maxlen=_AGREEING)
         self.groups: dict[str, Group] = {}
         self._snapshot: tuple[InsuranceSnapshot, float] | None = None
 
@@ -85,6 +85,9 @@ class Knowledge:
 
     def learn_snapshot_weight(self, used_before: int, used_after: int) -> None:
         """Learn from a clean difference: one window, and nothing else of ours in flight."""
-        if used_after > used_before:
-            self._differences.append(used_after - used_before)
-            self.snapshot_weight = min(self._differences)
+        difference = used_after - used_before
+        self._differences.append(difference)
+        if difference > self.snapshot_weight:
+            self.snapshot_weight = _DOCUMENTED_WEIGHT
+        if difference > 0 and self._differences.count(difference) == _AGREEING:
+            self.snapshot_weight = min(difference, _DOCUMENTED_WEIGHT)

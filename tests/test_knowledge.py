@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import pytest
+
 from binance_insurance import AssetBalance, InsurancePool, InsuranceSnapshot
 from binance_insurance._knowledge import Knowledge
 
@@ -16,21 +18,32 @@ def pool_of(*symbols: str) -> InsurancePool:
     return InsurancePool(symbols, BALANCE)
 
 
-def test_the_weight_of_a_snapshot_is_the_lowest_of_the_last_clean_differences() -> None:
+@pytest.mark.parametrize(
+    ("differences", "weight"),
+    [
+        ([], 40),
+        ([1, 1], 40),
+        ([1, 1, 1], 1),
+        ([1, 1, 2], 40),
+        ([1, 2, 1, 1], 40),
+        ([2, 1, 1, 1], 1),
+        ([0, 0, 0], 40),
+        ([-3, -3, -3], 40),
+        ([47, 47, 47], 40),
+        ([1, 1, 1, 2], 40),
+        ([5, 5, 5, 1], 5),
+        ([5, 5, 5, 1, 1, 1], 1),
+        ([5, 5, 5, 100, 5, 5], 40),
+        ([5, 5, 5, 100, 5, 5, 5], 5),
+    ],
+)
+def test_the_weight_of_a_snapshot_is_40_until_three_differences_in_a_row_agree(
+    differences: list[int], weight: int
+) -> None:
     knowledge = Knowledge()
-    assert knowledge.snapshot_weight == 40
-    knowledge.learn_snapshot_weight(100, 147)
-    assert knowledge.snapshot_weight == 47, "others may have spent, but 40 is not proved either"
-    knowledge.learn_snapshot_weight(200, 240)
-    knowledge.learn_snapshot_weight(300, 300)
-    knowledge.learn_snapshot_weight(300, 290)
-    assert knowledge.snapshot_weight == 40
-    for _ in range(3):
-        knowledge.learn_snapshot_weight(100, 101)
-    assert knowledge.snapshot_weight == 1
-    for _ in range(3):
-        knowledge.learn_snapshot_weight(100, 140)
-    assert knowledge.snapshot_weight == 40
+    for difference in differences:
+        knowledge.learn_snapshot_weight(100, 100 + difference)
+    assert knowledge.snapshot_weight == weight
 
 
 def test_the_grouping_is_bounded() -> None:

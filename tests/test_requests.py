@@ -254,20 +254,70 @@ async def test_max_age_returns_recent_answers_without_a_request(
         await client.fetch_pool("BTCUSDT", max_age=-1)
 
 
-async def test_the_weight_of_the_snapshot_request_is_learned(runtime: Runtime) -> None:
+@pytest.mark.parametrize("pause", [0, 3, 70])
+async def test_the_weight_of_the_snapshot_request_is_learned_from_three(
+    runtime: Runtime, pause: float
+) -> None:
     async with (
-        Sandbox("market", snapshot_weight=5, clock=wall_time) as exchange,
+        Sandbox("market", snapshot_weight=1, clock=wall_time) as exchange,
         InsuranceClient(
             exchange.url, budget=LocalBudget(runtime=runtime), runtime=runtime
         ) as client,
     ):
+        charged: list[int] = []
+        for _ in range(6):
+            before = client.stats()
+            await client.fetch_snapshot()
+            after = client.stats()
+            light = after.requests_sent - before.requests_sent - 1
+            charged.append(after.weight_spent - before.weight_spent - light)
+            await asyncio.sleep(pause)
+        assert charged == [40, 40, 40, 1, 1, 1]
+        await client.fetch_pools(SYMBOLS[::40])
+        assert client.stats().weight_spent - after.weight_spent == 1
+        exchange.snapshot_weight = 40
+        await client.fetch_snapshot()
+        before = client.stats()
         await client.fetch_pool("BTCUSDT")
         await client.fetch_snapshot()
-        before = client.stats().weight_spent
+        assert client.stats().weight_spent - before.weight_spent == 41, "that was contradicted"
+
+
+async def test_one_report_that_lags_does_not_make_the_snapshot_request_light(
+    exchange: Sandbox, runtime: Runtime
+) -> None:
+    budget = LocalBudget(reserve=0, runtime=runtime)
+    async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
+        for _ in range(2):
+            await client.fetch_request_weight()
+        exchange.node_lag = 38  # of every second answer
         await client.fetch_snapshot()
-        assert client.stats().weight_spent - before == 5
-        await client.fetch_pools(SYMBOLS[::40])
-        assert client.stats().weight_spent - before == 10
+        assert client.stats().used_weight == 4
+        exchange.node_lag = 0
+        await asyncio.sleep(60)
+        exchange.spend_elsewhere(2400 - 11)
+        with pytest.raises(BudgetTimeoutError):
+            await client.fetch_snapshot(timeout=5)
+    assert exchange.accounting.verdicts[429] == 0
+
+
+@pytest.mark.parametrize("reserve", [480, 2300])
+async def test_what_others_spend_during_a_snapshot_does_not_make_it_too_heavy(
+    exchange: Sandbox, runtime: Runtime, reserve: int
+) -> None:
+    def others() -> float:  # after the light request was counted
+        if len(exchange.requests) == 1:
+            exchange.spend_elsewhere(2400 - 1 - 40)
+        return 0.0
+
+    exchange.latency = others
+    budget = LocalBudget(reserve=reserve, runtime=runtime)
+    async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
+        await client.fetch_snapshot()
+        assert client.stats().used_weight == 2400
+        await asyncio.sleep(120)
+        assert len(await client.fetch_snapshot(timeout=5)) > 50
+    assert exchange.accounting.verdicts[429] == 0
 
 
 async def test_a_cancelled_bulk_call_leaves_no_tasks(
