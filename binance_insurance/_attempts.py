@@ -86,12 +86,14 @@ class Outcome(Struct, frozen=True, gc=False):
     Attributes:
         report: what it reports of weight and time.
         body: the whole body.
+        asked_at: when its request was sent, in local monotonic time.
         used_before: the used weight just before it, if it was reported in the same window and
             nothing else of ours was in flight since; else None.
     """
 
     report: Report
     body: bytes
+    asked_at: float
     used_before: int | None
 
 
@@ -195,6 +197,7 @@ class Attempts:
                 self._budget.release(lease)
                 return None
             request.sent = True
+            asked_at = self._monotonic()
             answer = await self._transport.get(endpoint, symbol)
         except ConnectError:
             self._budget.release(lease)
@@ -210,16 +213,17 @@ class Attempts:
         self.sent += 1
         self.weight += lease.weight
         report = self._receive(answer, symbol, lease)
-        if before is None or started != self._started:
-            return Outcome(report, answer.body, None)
-        return Outcome(report, answer.body, self._clean_before(before, lease.sent_at, report))
+        used_before = None
+        if before is not None and started == self._started:
+            used_before = self._clean_before(before, asked_at, report)
+        return Outcome(report, answer.body, asked_at, used_before)
 
     def _hold(self, lease: Lease) -> bool:
         """Confirm every grant, for a budget that was written for 0.1.0 and cannot."""
         lease.sent_at = self._monotonic()
         return True
 
-    def _clean_before(self, before: _Reported, sent_at: float, report: Report) -> int | None:
+    def _clean_before(self, before: _Reported, asked_at: float, report: Report) -> int | None:
         """Return the used weight before a request, if its answer reports on the same window."""
         interval = self._budget.interval
         same = (
@@ -227,7 +231,7 @@ class Attempts:
             and report.date is not None
             and before.date // interval == report.date // interval
         )
-        recent = sent_at - before.at <= interval / _TRUST_SHARE
+        recent = asked_at - before.at <= interval / _TRUST_SHARE
         return before.used_weight if same and recent else None
 
     def _receive(self, answer: Answer, symbol: str | None, lease: Lease) -> Report:

@@ -115,13 +115,13 @@ class Requests:
         return await self._start_and_wait(request, deadline)
 
     def recent_pool(self, symbol: str, max_age: float) -> InsurancePool | None:
-        """Return the newest pool that names a symbol, if observed within `max_age` seconds."""
+        """Return the newest pool that names a symbol, asked for within `max_age` seconds, or None."""
         pool = self.knowledge.pool_since(symbol, self._monotonic() - max_age)
         self.calls_shared += pool is not None
         return pool
 
     def recent_snapshot(self, max_age: float) -> InsuranceSnapshot | None:
-        """Return the newest snapshot, if it was observed within `max_age` seconds."""
+        """Return the newest snapshot, asked for within `max_age` seconds, or None."""
         snapshot = self.knowledge.snapshot_since(self._monotonic() - max_age)
         self.calls_shared += snapshot is not None
         return snapshot
@@ -266,7 +266,7 @@ class Requests:
                 self._open.waiting.discard(request)
             outcome = await self._attempts.send(POOLS, lease, request)
         pool = decode_pool(outcome.body, symbol)
-        self.knowledge.learn_pool(pool, self._monotonic())
+        self.knowledge.learn_pool(pool, outcome.asked_at)
         if self._open.waiting:
             self._answer_waiting(pool)
         return pool

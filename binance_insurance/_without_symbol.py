@@ -51,7 +51,7 @@ class WithoutSymbol:
         report = outcome.report
         at = utc(report.wall if report.date is None else report.date)
         snapshot = InsuranceSnapshot(decode_pools(outcome.body), at)
-        self._knowledge.learn_snapshot(snapshot, self._runtime.monotonic())
+        self._knowledge.learn_snapshot(snapshot, outcome.asked_at)
         if outcome.used_before is not None and report.used_weight is not None:
             self._knowledge.learn_snapshot_weight(outcome.used_before, report.used_weight)
         return snapshot

@@ -127,7 +127,7 @@ class InsuranceClient:
             symbol: in upper or lower case; delivery contracts and non-ASCII names included.
             timeout: seconds for everything: waiting for weight, attempts, backoff. None waits as
                 long as it takes.
-            max_age: seconds; an answer that was observed no longer ago is given without a request.
+            max_age: seconds; an answer that was asked for no longer ago is given without a request.
 
         Raises:
             InvalidSymbolError: the exchange does not know the symbol.
@@ -181,7 +181,7 @@ class InsuranceClient:
         Args:
             symbols: as for `fetch_pool`; repeats are asked for once.
             timeout: seconds for all of it, as for `fetch_pool`.
-            max_age: seconds; answers that were observed no longer ago are given without a request.
+            max_age: seconds; answers that were asked for no longer ago are given without a request.
             return_exceptions: give errors as values instead of raising.
 
         Returns:
@@ -232,7 +232,7 @@ class InsuranceClient:
 
         Args:
             timeout: seconds for everything, as for `fetch_pool`.
-            max_age: seconds; a snapshot that was observed no longer ago is given without a request.
+            max_age: seconds; a snapshot asked for no longer ago is given without a request.
 
         Raises:
             InsuranceError: each failure of its own kind.

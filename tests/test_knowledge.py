@@ -51,7 +51,7 @@ def test_the_grouping_is_bounded() -> None:
     for batch in range(30):
         symbols = tuple(f"S{batch}-{number}" for number in range(1000))
         knowledge.learn_pool(InsurancePool(symbols, BALANCE), 0.0)
-    known = [knowledge.groups.get(f"S{batch}-0") is not None for batch in range(30)]
+    known = [f"S{batch}-0" in knowledge.groups for batch in range(30)]
     assert known.count(True) <= 20
     assert known[-1]
 
@@ -80,3 +80,30 @@ def test_a_symbol_that_moved_belongs_to_its_newest_group() -> None:
     assert group is not None
     assert group is knowledge.groups.get("C")
     assert group.symbols == ("C", "B")
+
+
+def test_the_answer_to_the_younger_question_counts_whichever_came_first() -> None:
+    knowledge = Knowledge()
+    old, new = pool_of("A", "B"), pool_of("A", "B")
+    knowledge.learn_pool(new, 2.0)
+    knowledge.learn_pool(old, 1.0)
+    assert knowledge.pool_since("A", 0.0) is new
+    young, late = InsuranceSnapshot((new,), NOON), InsuranceSnapshot((old,), NOON)
+    knowledge.learn_snapshot(young, 4.0)
+    knowledge.learn_snapshot(late, 3.0)
+    assert knowledge.snapshot_since(0.0) is young
+    assert knowledge.pool_since("B", 4.0) is new
+
+
+def test_of_two_groupings_the_one_of_the_younger_question_counts() -> None:
+    knowledge = Knowledge()
+    knowledge.learn_pool(pool_of("A", "B"), 2.0)
+    knowledge.learn_pool(pool_of("A", "B", "C"), 1.0)
+    assert knowledge.groups["A"].symbols == ("A", "B")
+    assert knowledge.groups["C"].symbols == ("A", "B", "C"), "nothing younger names it"
+    knowledge.learn_pool(pool_of("B", "C"), 3.0)
+    assert knowledge.groups["A"].symbols == ("A", "B")
+    assert knowledge.groups["B"] is knowledge.groups["C"]
+    knowledge.learn_pool(pool_of("A", "B"), 4.0)
+    assert knowledge.groups["A"] is knowledge.groups["B"], "it has come back"
+    assert knowledge.pool_since("C", 3.0) is not None

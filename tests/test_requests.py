@@ -254,6 +254,39 @@ async def test_max_age_returns_recent_answers_without_a_request(
         await client.fetch_pool("BTCUSDT", max_age=-1)
 
 
+async def test_max_age_counts_from_the_question_and_the_younger_question_wins(
+    runtime: Runtime,
+) -> None:
+    def latency() -> float:
+        return 3.0 if exchange.requests[-1].symbol == "A" else 0.0
+
+    async with (
+        Sandbox(Moving(), clock=wall_time) as exchange,
+        InsuranceClient(exchange.url, runtime=runtime) as client,
+    ):
+        await client.fetch_pool("D")
+        exchange.latency = latency
+        asked = asyncio.create_task(client.fetch_pool("A"))
+        await asyncio.sleep(1)
+        snapshot = await client.fetch_snapshot()
+        answer = await asked
+        assert loop_time() == pytest.approx(3, abs=0.01)
+        assert answer.assets != snapshot["A"].assets
+        assert await client.fetch_pool("A", max_age=2.5) is snapshot["A"]
+        assert await client.fetch_pools(["A", "B"], max_age=2.5) == {
+            "A": snapshot["A"],
+            "B": snapshot["A"],
+        }
+        assert await client.fetch_snapshot(max_age=2.5) is snapshot
+        await asyncio.sleep(0.5)
+        before = len(exchange.requests)
+        assert (await client.fetch_pool("A", max_age=0.3)).assets != snapshot["A"].assets
+        assert len(exchange.requests) == before + 1
+        # An answer is as old as its question, so this one, 3 s under way, is not recent.
+        assert await client.fetch_pool("A", max_age=2.9) is not snapshot["A"]
+        assert len(exchange.requests) == before + 2
+
+
 @pytest.mark.parametrize("pause", [0, 3, 70])
 async def test_the_weight_of_the_snapshot_request_is_learned_from_three(
     runtime: Runtime, pause: float
