@@ -34,6 +34,8 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decode: Callable[[bytes], InsurancePool | list[InsurancePool]] = msgspec.json.Decoder(
     InsurancePool | Annotated[list[InsurancePool], msgspec.Meta(min_length=1)]
 ).decode
+# The list in parts, where it is not good as a whole.
+_split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class _Refusal(msgspec.Struct):
@@ -77,15 +79,32 @@ def decode_pools(body: bytes) -> tuple[InsurancePool, ...]:
     """Decode the answer to the snapshot request: every pool.
 
     Raises:
-        DecodeError: the body is not a list of pools.
+        DecodeError: the body is not a list of pools; it has those that are good.
     """
     try:
         answer = _decode(body)
     except _UNREADABLE as error:
-        _refuse(body, None, error)
+        _refuse(body, None, error, _good_pools(body))
     if isinstance(answer, InsurancePool):
         _fail(body, None, "Expected a list of pools, got one pool - at `$`")
     return tuple(answer)
+
+
+def _good_pools(body: bytes) -> tuple[InsurancePool, ...]:
+    """Decode pool by pool what is not good as a whole."""
+    pools: list[InsurancePool] = []
+    try:
+        parts = _split(body)
+    except _UNREADABLE:
+        return ()
+    for part in parts:
+        try:
+            pool = _decode(part)
+        except _UNREADABLE:
+            continue
+        if isinstance(pool, InsurancePool):
+            pools.append(pool)
+    return tuple(pools)
 
 
 def decode_weight_limit(body: bytes, interval: int) -> int:
@@ -169,11 +188,13 @@ _MEANINGS: Mapping[int, str] = {
 }
 
 
-def _refuse(body: bytes, symbol: str | None, error: Exception) -> Never:
+def _refuse(
+    body: bytes, symbol: str | None, error: Exception, pools: tuple[InsurancePool, ...] = ()
+) -> Never:
     refusal = read_refusal(body)
     if refusal is not None:
         _fail(body, symbol, f"the exchange answered {refusal[1]!r} (code {refusal[0]})", error)
-    _fail(body, symbol, _reason(error), error)
+    _fail(body, symbol, _reason(error), error, pools)
 
 
 def _reason(error: Exception) -> str:
@@ -183,7 +204,13 @@ def _reason(error: Exception) -> str:
     return reason
 
 
-def _fail(body: bytes, symbol: str | None, reason: str, cause: Exception | None = None) -> Never:
+def _fail(
+    body: bytes,
+    symbol: str | None,
+    reason: str,
+    cause: Exception | None = None,
+    pools: tuple[InsurancePool, ...] = (),
+) -> Never:
     start, end = body.strip()[:1], body.strip()[-1:]
     text = excerpt(body)
     raise DecodeError(
@@ -193,4 +220,5 @@ def _fail(body: bytes, symbol: str | None, reason: str, cause: Exception | None 
         body=text,
         # Judged by its brackets: a parser may report another error before it reaches the cut.
         truncated=not start or (start in b"{[" and end not in b"}]"),
+        pools=pools,
     ) from cause

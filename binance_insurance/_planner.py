@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ._knowledge import Group, Knowledge
     from .errors import InsuranceError
-    from .models import InsurancePool, InsuranceSnapshot
+    from .models import InsurancePool
 
 _DISCOVERY_WIDTH = 8
 
@@ -165,15 +165,16 @@ class Plan:
             return
         self._give_up(behind, error)
 
-    def answered_snapshot(self, snapshot: InsuranceSnapshot) -> None:
-        """Record the answer to the snapshot request."""
+    def answered_snapshot(self, pools: Iterable[InsurancePool]) -> None:
+        """Record what the answer to the snapshot request named."""
+        named = {symbol: pool for pool in reversed([*pools]) for symbol in pool.symbols}
         waited, self._behind_snapshot = self._behind_snapshot or [], None
         self._snapshot_done = True
         for asked, behind in self._in_flight.items():
             waited += [symbol for symbol in behind if symbol != asked]
             del behind[1:]
         for symbol in waited:
-            pool = snapshot.get(symbol)
+            pool = named.get(symbol)
             if pool is not None:
                 self.pools[symbol] = pool
             else:
@@ -181,7 +182,10 @@ class Plan:
                 self._open[symbol] = None
 
     def failed_snapshot(self, error: InsuranceError) -> None:
-        """Record that the snapshot request failed for good."""
+        """Record that the snapshot request failed for good; its good pools count."""
+        if isinstance(error, DecodeError) and error.pools:
+            self.answered_snapshot(error.pools)
+            return
         behind, self._behind_snapshot = self._behind_snapshot or [], None
         self._give_up(behind, error)
 

@@ -29,6 +29,8 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ._attempts import Attempts
     from ._knowledge import Group, Knowledge
     from ._retry import Retries
@@ -115,7 +117,7 @@ class Requests:
         return await self._start_and_wait(request, deadline)
 
     def recent_pool(self, symbol: str, max_age: float) -> InsurancePool | None:
-        """Return the newest pool that names a symbol, asked for within `max_age` seconds, or None."""
+        """Return the newest pool that names a symbol, asked for within `max_age` seconds."""
         pool = self.knowledge.pool_since(symbol, self._monotonic() - max_age)
         self.calls_shared += pool is not None
         return pool
@@ -150,8 +152,10 @@ class Requests:
             if request is None or request.symbol == symbol:
                 return None
             pool = await self._wait(request, request.join(deadline), symbol, deadline)
-        except (BadRequestError, DecodeError):
-            return None  # that was about another symbol, or one bad pool among all
+        except BadRequestError:
+            return None  # that was about another symbol
+        except DecodeError as error:
+            return error.pool_of(symbol)  # one bad pool among all, or about another symbol
         return pool if symbol in pool.symbols else None
 
     async def _start_and_wait(self, request: SharedRequest[T], deadline: float) -> T:
@@ -249,11 +253,7 @@ class Requests:
         if symbol is None:
             if request.endpoint == INFO:
                 return await self._without_symbol.request_weight(request)
-            snapshot = await self._without_symbol.snapshot(request)
-            if self._open.waiting:
-                for pool in snapshot.pools:
-                    self._answer_waiting(pool)
-            return snapshot
+            return await self._snapshot_attempt(request)
         outcome = None
         while outcome is None:  # as long as no grant holds until the request can be sent
             if not request.exclusive:
@@ -268,15 +268,25 @@ class Requests:
         pool = decode_pool(outcome.body, symbol)
         self.knowledge.learn_pool(pool, outcome.asked_at)
         if self._open.waiting:
-            self._answer_waiting(pool)
+            self._answer_waiting([pool])
         return pool
 
-    def _answer_waiting(self, pool: InsurancePool) -> None:
+    async def _snapshot_attempt(self, request: SharedRequest[Any]) -> InsuranceSnapshot:
+        try:
+            snapshot = await self._without_symbol.snapshot(request)
+        except DecodeError as error:
+            self._answer_waiting(error.pools)
+            raise
+        self._answer_waiting(snapshot.pools)
+        return snapshot
+
+    def _answer_waiting(self, pools: Iterable[InsurancePool]) -> None:
         """Complete the requests that wait for weight and whose symbols a pool names."""
-        for request in self._open.waiting_for(pool):
-            self._open.close(request)
-            request.answer(pool)
-            self._end_task(request)
+        for pool in pools:
+            for request in self._open.waiting_for(pool):
+                self._open.close(request)
+                request.answer(pool)
+                self._end_task(request)
 
     def _merge(self, request: SharedRequest[InsurancePool]) -> bool:
         """Let the snapshot request replace a request and all that wait, if that is lighter."""
@@ -305,7 +315,7 @@ class Requests:
         """End a request with an error, and what it replaced with the same."""
         for each in self._open.close(request):
             if isinstance(error, DecodeError):  # one bad pool among all
-                self._answer_replaced(each, None)
+                self._answer_replaced(each, error.pool_of(each.symbol))
             else:
                 self._fail(each, error)
         request.fail(error)

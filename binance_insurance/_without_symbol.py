@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ._decoding import decode_pools, decode_weight_limit
 from ._shared_request import INFO, LIGHT, PING, POOLS
 from .budget.report import utc
+from .errors import DecodeError
 from .models import InsuranceSnapshot, RequestWeight
 
 if TYPE_CHECKING:
@@ -50,7 +51,12 @@ class WithoutSymbol:
         outcome = await self._send_snapshot(request)
         report = outcome.report
         at = utc(report.wall if report.date is None else report.date)
-        snapshot = InsuranceSnapshot(decode_pools(outcome.body), at)
+        try:
+            snapshot = InsuranceSnapshot(decode_pools(outcome.body), at)
+        except DecodeError as error:
+            for pool in error.pools:
+                self._knowledge.learn_pool(pool, outcome.asked_at)
+            raise
         self._knowledge.learn_snapshot(snapshot, outcome.asked_at)
         if outcome.used_before is not None and report.used_weight is not None:
             self._knowledge.learn_snapshot_weight(outcome.used_before, report.used_weight)

@@ -340,7 +340,7 @@ def _record(
             plan.failed(symbol, error)
         return
     if isinstance(answer, InsuranceSnapshot):
-        plan.answered_snapshot(answer)
+        plan.answered_snapshot(answer.pools)
     elif symbol is not None:
         plan.answered(symbol, answer)
 

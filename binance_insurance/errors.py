@@ -181,6 +181,8 @@ class DecodeError(InsuranceError):
         reason: what is wrong and where, as a JSON path such as `$.assets[0].marginBalance`.
         body: the body that arrived, cut to 200 characters.
         truncated: whether the JSON ends too early; such answers are retried.
+        pools: the good pools of an answer to the snapshot request in which others are not; else
+            empty. `fetch_pool` and `fetch_pools` have used them already.
     """
 
     def __init__(
@@ -191,11 +193,17 @@ class DecodeError(InsuranceError):
         reason: str = "",
         body: str = "",
         truncated: bool = False,
+        pools: tuple[InsurancePool, ...] = (),
     ) -> None:
         super().__init__(text, symbol=symbol)
         self.reason = reason
         self.body = body
         self.truncated = truncated
+        self.pools = pools
+
+    def pool_of(self, symbol: str | None) -> InsurancePool | None:
+        """Return the good pool that names a symbol, or None."""
+        return next((pool for pool in self.pools if symbol in pool.symbols), None)
 
 
 class BudgetTimeoutError(InsuranceError):

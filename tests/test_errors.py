@@ -44,6 +44,7 @@ def test_all_errors_are_exported() -> None:
         bi.InvalidSymbolError("no", symbol="X", status=400, code=-1121, message="Invalid symbol."),
         bi.IPBannedError("no", symbol="X", banned_until=datetime(2026, 1, 1, tzinfo=UTC)),
         bi.DecodeError("no", symbol="X", reason="at `$`", body="<", truncated=True),
+        bi.DecodeError("no", reason="at `$[1]`", pools=(bi.InsurancePool(("A",), ()),)),
         bi.BudgetTimeoutError("no", symbol="X", wait=3.0),
         bi.BulkFetchError("no", errors={"X": bi.ConnectError("down", symbol="X")}),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from math import inf
 from typing import Any
@@ -18,6 +18,7 @@ from binance_insurance import (
     BudgetTimeoutError,
     BulkFetchError,
     ConnectError,
+    DecodeError,
     ForbiddenError,
     InsuranceClient,
     InsurancePool,
@@ -32,6 +33,7 @@ from binance_insurance.sandbox import Fault, Market, Sandbox, Scenario
 
 from .conftest import Singles, loop_time, wall_time
 
+NAMES = [f"S{number}USDT" for number in range(1, 41)]
 SYMBOLS = [symbol for pool in Market().pools(0) for symbol in pool.symbols]
 
 
@@ -257,15 +259,17 @@ async def test_max_age_returns_recent_answers_without_a_request(
 async def test_max_age_counts_from_the_question_and_the_younger_question_wins(
     runtime: Runtime,
 ) -> None:
+    market: Sandbox
+
     def latency() -> float:
-        return 3.0 if exchange.requests[-1].symbol == "A" else 0.0
+        return 3.0 if market.requests[-1].symbol == "A" else 0.0
 
     async with (
         Sandbox(Moving(), clock=wall_time) as exchange,
         InsuranceClient(exchange.url, runtime=runtime) as client,
     ):
         await client.fetch_pool("D")
-        exchange.latency = latency
+        market, exchange.latency = exchange, latency
         asked = asyncio.create_task(client.fetch_pool("A"))
         await asyncio.sleep(1)
         snapshot = await client.fetch_snapshot()
@@ -285,6 +289,80 @@ async def test_max_age_counts_from_the_question_and_the_younger_question_wins(
         # An answer is as old as its question, so this one, 3 s under way, is not recent.
         assert await client.fetch_pool("A", max_age=2.9) is not snapshot["A"]
         assert len(exchange.requests) == before + 2
+
+
+class Flawed(Singles):
+    """60 pools of 10 symbols, of which one is without assets."""
+
+    def __init__(self) -> None:
+        super().__init__(60)
+        held = self._pools[0].assets
+        self.symbols = [f"S{number}USDT" for number in range(600)]
+        self._pools = tuple(
+            InsurancePool(tuple(self.symbols[10 * n : 10 * n + 10]), () if n == 7 else held)
+            for n in range(60)
+        )
+
+
+@pytest.fixture
+async def flawed(runtime: Runtime) -> AsyncIterator[Sandbox]:
+    async with Sandbox(Flawed(), clock=wall_time) as sandbox:
+        yield sandbox
+
+
+async def test_one_bad_pool_costs_its_own_symbols(flawed: Sandbox, runtime: Runtime) -> None:
+    symbols, bad = Flawed().symbols, Flawed().symbols[70:80]
+    async with InsuranceClient(flawed.url, runtime=runtime) as client:
+        with pytest.raises(BulkFetchError) as caught:
+            await client.fetch_pools(symbols)
+        pools, errors = caught.value.pools, caught.value.errors
+        assert list(pools) == [symbol for symbol in symbols if symbol not in bad]
+        assert all(symbol in pool for symbol, pool in pools.items())
+        assert list(errors) == bad == [error.symbol for error in errors.values()]
+        assert {type(error) for error in errors.values()} == {DecodeError}
+        asked = [seen.symbol for seen in flawed.requests]
+        assert asked[:2] == [None, None], "the light one and the snapshot request"
+        assert sorted(filter(None, asked[2:])) == sorted(bad)
+        assert flawed.accounting.weight == 41 + 10
+        with pytest.raises(DecodeError, match=r"length >= 1 - at `\$\[7\]\.assets`") as whole:
+            await client.fetch_snapshot()
+        assert len(whole.value.pools) == 59
+        assert whole.value.pool_of(bad[0]) is None
+
+
+async def test_a_call_that_joins_a_snapshot_with_a_bad_pool_gets_its_good_pool(
+    flawed: Sandbox, runtime: Runtime
+) -> None:
+    async with InsuranceClient(flawed.url, runtime=runtime) as client:
+        await client.fetch_request_weight()
+        flawed.latency = 0.1
+        calls = [
+            client.fetch_snapshot(),
+            client.fetch_pool("S0USDT"),
+            client.fetch_pool("S70USDT"),
+        ]
+        snapshot, good, bad = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(snapshot, DecodeError)
+        assert good is snapshot.pools[0]
+        assert isinstance(bad, DecodeError)
+        assert (bad.symbol, bad.pools) == ("S70USDT", ())
+        assert [seen.symbol for seen in flawed.requests[1:]] == [None, "S70USDT"]
+
+
+async def test_requests_that_a_snapshot_with_a_bad_pool_replaced_get_their_good_pools(
+    flawed: Sandbox, runtime: Runtime
+) -> None:
+    merged = Merged(flawed, runtime, "S599USDT")
+    async with merged.client:
+        calls = await merged.begin(names=[f"S{number}USDT" for number in range(69, 109)])
+        calls.append(asyncio.create_task(merged.client.fetch_pool("S109USDT")))
+        await steps(5)
+        merged.budget.release(merged.taken)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    bad = [each for each in results if isinstance(each, DecodeError)]
+    assert [error.symbol for error in bad] == [f"S{number}USDT" for number in range(70, 80)]
+    assert len([each for each in results if isinstance(each, InsurancePool)]) == 31
+    assert [seen.weight for seen in flawed.requests] == [1, 40] + [1] * 10
 
 
 @pytest.mark.parametrize("pause", [0, 3, 70])
@@ -476,14 +554,16 @@ async def test_a_call_that_fails_before_its_task_began_leaves_nothing(
 class Merged:
     """A client whose budget is used up, and 40 calls that wait for weight."""
 
-    def __init__(self, exchange: Sandbox, runtime: Runtime) -> None:
+    def __init__(self, exchange: Sandbox, runtime: Runtime, first: str = "S0USDT") -> None:
         self.budget = LocalBudget(100, reserve=0, runtime=runtime)
         self.client = InsuranceClient(exchange.url, budget=self.budget, runtime=runtime)
+        self.first = first
 
-    async def begin(self, timeout: float | None = None) -> list[asyncio.Task[InsurancePool]]:
-        await self.client.fetch_pool("S0USDT")
+    async def begin(
+        self, timeout: float | None = None, names: Sequence[str] = NAMES
+    ) -> list[asyncio.Task[InsurancePool]]:
+        await self.client.fetch_pool(self.first)
         self.taken = await self.budget.acquire(99)
-        names = [f"S{number}USDT" for number in range(1, 41)]
         calls = [asyncio.create_task(self.client.fetch_pool(n, timeout=timeout)) for n in names]
         await steps(5)
         assert self.budget.state().waiting == 40
