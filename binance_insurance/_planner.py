@@ -189,6 +189,12 @@ class Plan:
         behind, self._behind_snapshot = self._behind_snapshot or [], None
         self._give_up(behind, error)
 
+    def give_up(self, error: InsuranceError) -> None:
+        """Fail at once all that has not been asked for yet."""
+        for symbol in self._open:
+            self.errors[symbol] = error.about(symbol)
+        self._open.clear()
+
     def _reopen(self, symbol: str) -> None:
         if self._behind_snapshot is None:
             self._open[symbol] = None

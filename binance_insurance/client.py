@@ -18,7 +18,7 @@ from ._retry import Retries, RetryPolicy
 from ._runtime import Runtime
 from ._transport import Transport
 from .budget import LocalBudget
-from .errors import BulkFetchError, InsuranceError
+from .errors import BulkFetchError, InsuranceError, RequestTimeoutError, TransportError
 from .models import InsurancePool, InsuranceSnapshot, RequestWeight, normalise_symbol
 
 if TYPE_CHECKING:
@@ -306,6 +306,10 @@ class InsuranceClient:
         asking: dict[asyncio.Task[InsurancePool | InsuranceSnapshot], str | None] = {}
         try:
             while True:
+                if self._closed:
+                    plan.give_up(TransportError("this client is closed"))
+                elif self._runtime.monotonic() >= deadline:
+                    plan.give_up(RequestTimeoutError("the call's time was up before it was asked"))
                 for symbol in plan.next():
                     work = (
                         self._requests.snapshot(deadline)
