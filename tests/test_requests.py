@@ -7,6 +7,7 @@ import gc
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -21,6 +22,7 @@ from binance_insurance import (
     DecodeError,
     ForbiddenError,
     InsuranceClient,
+    InsuranceError,
     InsurancePool,
     InvalidSymbolError,
     IPBannedError,
@@ -555,8 +557,10 @@ async def test_a_call_that_fails_before_its_task_began_leaves_nothing(
 class Merged:
     """A client whose budget is used up, and 40 calls that wait for weight."""
 
-    def __init__(self, exchange: Sandbox, runtime: Runtime, first: str = "S0USDT") -> None:
-        self.budget = LocalBudget(100, reserve=0, runtime=runtime)
+    def __init__(
+        self, exchange: Sandbox, runtime: Runtime, first: str = "S0USDT", limit: int = 100
+    ) -> None:
+        self.budget = LocalBudget(limit, reserve=0, runtime=runtime)
         self.client = InsuranceClient(exchange.url, budget=self.budget, runtime=runtime)
         self.first = first
 
@@ -564,10 +568,10 @@ class Merged:
         self, timeout: float | None = None, names: Sequence[str] = NAMES
     ) -> list[asyncio.Task[InsurancePool]]:
         await self.client.fetch_pool(self.first)
-        self.taken = await self.budget.acquire(99)
+        self.taken = await self.budget.acquire(self.budget.state().available)
         calls = [asyncio.create_task(self.client.fetch_pool(n, timeout=timeout)) for n in names]
         await steps(5)
-        assert self.budget.state().waiting == 40
+        assert self.budget.state().waiting == len(names)
         return calls
 
 
@@ -640,22 +644,33 @@ async def test_a_loop_that_ends_cancels_the_callers_of_what_was_replaced(
         assert tasks_of_requests() == []
 
 
-async def test_50_callers_of_one_refused_snapshot_request_get_50_symbols(
-    singles: Sandbox, runtime: Runtime
+@pytest.mark.parametrize(
+    ("fault", "kind", "sent"),
+    [(Fault.of_status(403), ForbiddenError, [40]), (Fault.reset(), TransportError, [40] * 4)],
+)
+async def test_50_callers_of_one_failed_snapshot_request_get_50_symbols(
+    singles: Sandbox,
+    runtime: Runtime,
+    fault: Fault,
+    kind: type[InsuranceError],
+    sent: list[int],
 ) -> None:
-    merged = Merged(singles, runtime)
+    merged = Merged(singles, runtime, limit=400)
     names = [f"S{number}USDT" for number in range(1, 51)]
     async with merged.client as client:
         calls = await merged.begin()
         calls += [asyncio.create_task(client.fetch_pool(name)) for name in names[40:]]
         await steps(5)
-        singles.inject(Fault.of_status(403))
+        singles.inject(*[fault] * 4)
         merged.budget.release(merged.taken)
         errors = await asyncio.gather(*calls, return_exceptions=True)
-    assert {type(error) for error in errors} == {ForbiddenError}
+    assert {type(error) for error in errors} == {kind}
     assert [str(error).split(":")[0] for error in errors] == names
+    assert [getattr(error, "symbol", None) for error in errors] == names
     assert len({id(error) for error in errors}) == 50
-    assert [seen.weight for seen in singles.requests] == [1, 40]
+    chained = {getattr(error, "__cause__", None) is not None for error in errors}
+    assert chained == {kind is TransportError}
+    assert [seen.weight for seen in singles.requests] == [1, *sent]
 
 
 async def test_one_bad_pool_in_a_snapshot_does_not_fail_what_it_replaced(
@@ -688,6 +703,54 @@ async def test_a_call_without_timeout_outlives_one_with_it_whose_request_was_rep
         assert not patient.done()
         merged.budget.release(merged.taken)
         assert "S1USDT" in await patient
+
+
+async def test_callers_of_one_symbol_keep_their_own_timeouts_when_its_request_is_replaced(
+    singles: Sandbox, runtime: Runtime
+) -> None:
+    merged = Merged(singles, runtime, "S0USDT")
+    async with merged.client as client:
+        calls = await merged.begin(names=[f"S{number}USDT" for number in range(2, 42)])
+        hasty = asyncio.create_task(client.fetch_pool("S1USDT", timeout=1))
+        await steps(5)
+        assert merged.budget.state().waiting == 1, "the snapshot request"
+        patient = asyncio.create_task(client.fetch_pools(["S1USDT", "S2USDT"]))
+        with pytest.raises(BudgetTimeoutError, match=r"^S1USDT: "):
+            await hasty
+        assert loop_time() == pytest.approx(1, abs=0.01)
+        await asyncio.sleep(19)
+        assert not patient.done()
+        merged.budget.release(merged.taken)
+        assert list(await patient) == ["S1USDT", "S2USDT"]
+        await asyncio.gather(*calls)
+    assert singles.accounting.verdicts[429] == 0
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+async def test_a_call_without_timeout_outlives_all_that_share_its_request(
+    singles: Sandbox, runtime: Runtime, snapshot: bool
+) -> None:
+    merged = Merged(singles, runtime)
+
+    def ask(timeout: float | None) -> asyncio.Task[object]:
+        client = merged.client
+        call = client.fetch_snapshot if snapshot else partial(client.fetch_pool, "S1USDT")
+        return asyncio.create_task(call(timeout=timeout))
+
+    async with merged.client:
+        await merged.begin(names=[])
+        taken = await merged.budget.acquire(merged.budget.state().available)
+        hasty = [ask(timeout) for timeout in (1, 2, 3)]
+        await asyncio.sleep(0.5)
+        patient = ask(None)
+        await asyncio.sleep(3)
+        assert [call.done() for call in [*hasty, patient]] == [True, True, True, False]
+        assert {type(call.exception()) for call in hasty} == {BudgetTimeoutError}
+        await asyncio.sleep(16)
+        merged.budget.release(taken)
+        merged.budget.release(merged.taken)
+        await patient
+    assert singles.accounting.verdicts[429] == 0
 
 
 async def test_an_exclusive_call_that_joins_what_was_replaced_extends_the_wait(
