@@ -29,6 +29,8 @@ class Request(Protocol):
 
     waiting: bool
     """Whether it waits for request weight."""
+    in_flight: bool
+    """Whether an attempt of it was sent and is not answered yet."""
     sent: bool
     """Whether any attempt of it was sent."""
 
@@ -196,7 +198,7 @@ class Attempts:
             if not self._confirm(lease):
                 self._budget.release(lease)
                 return None
-            request.sent = True
+            request.sent = request.in_flight = True
             asked_at = self._monotonic()
             answer = await self._transport.get(endpoint, symbol)
         except ConnectError:
@@ -208,6 +210,7 @@ class Attempts:
             self._budget.settle(lease, None)
             raise
         finally:
+            request.in_flight = False
             self._in_flight -= 1
             slots.give_back()
         self.sent += 1

@@ -176,7 +176,7 @@ class Requests:
             if left is None:
                 return await caller
             asked = request.replaced_by or request
-            if asked.waiting or not asked.sent:
+            if not asked.in_flight:
                 self._budget.check(LIGHT, timeout=left)
             try:
                 async with asyncio.timeout(left):

@@ -29,6 +29,7 @@ class SharedRequest(Struct, Generic[T], eq=False):
         exclusive: whether no other request's answer will do.
         deadline: the latest deadline of its callers, in local monotonic time.
         waiting: whether it waits for request weight.
+        in_flight: whether an attempt of it was sent and is not answered yet.
         sent: whether any attempt of it was sent.
         replaced_by: the snapshot request that is to answer it, or None. No task works for a
             request that was replaced.
@@ -42,6 +43,7 @@ class SharedRequest(Struct, Generic[T], eq=False):
     exclusive: bool = False
     deadline: float = -inf
     waiting: bool = False
+    in_flight: bool = False
     sent: bool = False
     replaced_by: SharedRequest[Any] | None = None
     callers: dict[asyncio.Future[T], None] = {}  # msgspec makes a new one for each

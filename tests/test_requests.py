@@ -31,6 +31,7 @@ from binance_insurance import (
     Runtime,
     TransportError,
 )
+from binance_insurance.budget import Report
 from binance_insurance.sandbox import Fault, Market, Sandbox, Scenario
 
 from .conftest import Singles, loop_time, wall_time
@@ -769,6 +770,50 @@ async def test_an_exclusive_call_that_joins_what_was_replaced_extends_the_wait(
         assert not patient.done()
         merged.budget.release(merged.taken)
         assert "S1USDT" in await patient
+
+
+JOIN = ["the same symbol", "its group", "the snapshot request"]
+
+
+@pytest.mark.parametrize("joined", JOIN)
+@pytest.mark.parametrize("state", ["refused", "before a slot", "before a slot, again"])
+async def test_a_call_that_joins_one_that_waits_out_a_freeze_fails_at_once(
+    runtime: Runtime, joined: str, state: str
+) -> None:
+    market = Moving()
+    async with (
+        Sandbox(market, clock=wall_time) as exchange,
+        InsuranceClient(exchange.url, max_concurrency=1, runtime=runtime) as client,
+    ):
+
+        def join(symbol: str, timeout: float | None = None) -> asyncio.Task[object]:
+            every = joined == JOIN[2] and timeout is None
+            call = client.fetch_snapshot() if every else client.fetch_pool(symbol, timeout=timeout)
+            return asyncio.create_task(call)
+
+        await client.fetch_snapshot()
+        if state == "refused":
+            exchange.inject(Fault.of_status(429, headers={"Retry-After": "30"}))
+            calls = [join("A")]
+            await asyncio.sleep(0.1)
+        else:
+            calls = []
+            if state == "before a slot, again":
+                exchange.inject(Fault.of_status(503))
+                calls = [join("A")]
+                await asyncio.sleep(0.1)  # it is asked again after 0.2 s
+            exchange.latency = 5.0
+            calls.append(asyncio.create_task(client.fetch_request_weight()))
+            await asyncio.sleep(0.3)
+            calls = calls if len(calls) > 1 else [join("A"), *calls]
+            await asyncio.sleep(0.1)
+            # Somebody else's answer, through the same budget.
+            client.budget.settle(await client.budget.acquire(), Report(429, retry_after=30))
+        before = loop_time()
+        with pytest.raises(BudgetTimeoutError, match=r"^[AB]: "):
+            await join("B" if joined == JOIN[1] else "A", timeout=2)
+        assert loop_time() - before < 0.3
+        await asyncio.gather(*calls)
 
 
 async def test_an_error_for_a_caller_that_is_cancelled_in_the_same_moment_is_not_logged(
