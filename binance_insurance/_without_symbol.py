@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .budget import WeightBudget
 
 _PINGS = 3  # answers without a used weight that a budget wants to see before it does without
-_PAUSE_SHARE = 60  # further ones are as far apart as probes: 1 s of a minute
+_PAUSE_SHARE = 4  # before further ones it waits for up to a quarter of a window
 
 
 class WithoutSymbol:
@@ -74,8 +74,11 @@ class WithoutSymbol:
                     return outcome
                 continue
             self._budget.release(lease)
-            if pings >= _PINGS:  # their answers bring no trust
-                await self._runtime.sleep(self._budget.interval / _PAUSE_SHARE)
+            if pings >= _PINGS:
+                # Their answers bring no trust, or clients that all send one leave too little for
+                # what follows: then chance lets one of them be first.
+                pause = self._budget.interval / _PAUSE_SHARE
+                await self._runtime.sleep(self._runtime.random() * pause)
             lease = await attempts.acquire(LIGHT, request)
             if not lease.number:  # another request has gone first meanwhile
                 self._budget.release(lease)

@@ -260,7 +260,7 @@ class TokenBucket:
             ledger.ends_at = now + self.transit + self.interval
             self._settle_lost(lambda settled_from: settled_from <= now - self.interval)
         ledger.spent = ledger.reported = ledger.silent = 0
-        ledger.distrust()
+        ledger.trusted_until = -inf  # a probe that is out stays the one that the rest waits for
 
     def _is_of_this_window(self, date: float | None, now: float) -> bool:
         """Return whether an answer that came at `now` reports on this window, not a later one."""
@@ -308,6 +308,8 @@ class TokenBucket:
         """React to a refusal: one request goes first when it is over."""
         ledger, date = self.ledger, report.date
         if report.status == TOO_MANY_REQUESTS:
+            if date is None and ledger.clock.known:
+                date = ledger.clock.latest(now)
             window = ledger.window if date is None else self._start_of(date)
             ends = now + self.interval if ledger.window < 0.0 else self._end_of(window)
             ledger.refusals.freeze(lease.sent_at, now, report.retry_after or 0.0, window, ends)
