@@ -161,9 +161,7 @@ class Simulation:
 
     def _send(self, lease: Lease, now: float) -> None:
         self._in_flight += 1
-        ledger = self.bucket.ledger
-        lower = sum(weight for _, weight, answered in ledger.lost if answered)
-        self.most_in_flight = max(self.most_in_flight, ledger.unsettled - lower)
+        self.most_in_flight = max(self.most_in_flight, self.bucket.ledger.in_flight)
         schedule, chance = self.schedule, self._chance
         latency = chance.uniform(schedule.least_latency, schedule.most_latency)
         up = latency * chance.random()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from math import inf
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec import Struct, field
 
 from .clock import ExchangeClock
 from .refusals import Refusals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Lease(Struct, eq=False, gc=False):
@@ -27,6 +31,25 @@ class Lease(Struct, eq=False, gc=False):
     window: float
     number: int = 0
     open: bool = True
+
+
+Kind = Literal["lost", "answered", "overtaken"]
+
+
+class Lost(NamedTuple):
+    """Weight that is no longer in flight, and that the highest reported sum may lack.
+
+    Attributes:
+        settled_from: an answer to a request sent from this time on settles it.
+        weight: the weight.
+        kind: `lost`, or how it was answered, so it has arrived: `answered` is any way but
+            `overtaken`, by one that reported less than another that was in flight with it. The
+            highest sum has that unless a node lags.
+    """
+
+    settled_from: float
+    weight: int
+    kind: Kind = "lost"
 
 
 class Early(Struct, omit_defaults=True):
@@ -51,11 +74,10 @@ class Ledger(Struct, omit_defaults=True):
             numbered by negative multiples of `interval`.
         ends_at: when it rolls over.
         spent: weight of this window: what was reported, and what was granted since.
-        reported: the highest used weight that an answer of this window has reported.
+        reported: the highest used weight that an answer of this window has reported,
+        reported_at: and when that was.
         unsettled: weight that was granted and is not known to be within `reported`.
-        lost: the part of it that is no longer in flight: an answer to a request sent from this
-            time on settles that weight. The last item is whether it was answered, so it has
-            arrived.
+        lost: the part of it that is no longer in flight.
         trusted_until: until when the newest believed answer is recent enough.
         probes: the number of probes that were sent,
         probe_until: and until when the others wait for the newest one.
@@ -69,23 +91,53 @@ class Ledger(Struct, omit_defaults=True):
     ends_at: float = inf
     spent: int = 0
     reported: int = 0
+    reported_at: float = -inf
     unsettled: int = 0
-    lost: list[tuple[float, int, bool]] = []
+    lost: list[Lost] = []
     trusted_until: float = -inf
     probes: int = 0
     probe_until: float = -inf
     early: Early = field(default_factory=Early)
     silent: int = 0
 
+    @property
+    def in_flight(self) -> int:
+        """The unsettled weight of requests without an answer."""
+        return self.unsettled - sum(each.weight for each in self.lost if each.kind != "lost")
+
+    def spent_but_overtaken(self, in_flight: int) -> int | None:
+        """Return the weight of this window if the highest sum has all that was overtaken.
+
+        None unless there is such weight, and nothing is in flight but so much. The answer to the
+        next request settles it.
+        """
+        overtaken = sum(each.weight for each in self.lost if each.kind == "overtaken")
+        if not overtaken or self.early.used or self.in_flight != in_flight:
+            return None
+        return max(self.spent, self.reported + self.unsettled - overtaken)
+
     def shift(self, by: float) -> None:
         """Express all times by a local clock that shows so many seconds more."""
         self.clock.shift(by)
         self.refusals.shift(by)
-        self.lost = [(since + by, weight, answered) for since, weight, answered in self.lost]
+        self.lost = [each._replace(settled_from=each.settled_from + by) for each in self.lost]
         self.ends_at += by
+        self.reported_at += by
         self.trusted_until += by
         self.probe_until += by
         self.early.at += by
+
+    def settle_lost(self, settled: Callable[[float], bool]) -> None:
+        """Settle what is settled as of its time; of what was answered, `spent` stays."""
+        kept: list[Lost] = []
+        for each in self.lost:
+            if not settled(each.settled_from):
+                kept.append(each)
+                continue
+            self.unsettled -= each.weight
+            if each.kind == "lost":  # now the reported sum has it, or it never came
+                self.spent = max(self.reported, self.spent - each.weight)
+        self.lost = kept
 
     def distrust(self) -> None:
         """Let one request be sent ahead of the rest again."""

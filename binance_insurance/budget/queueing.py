@@ -96,7 +96,7 @@ class QueueingBudget(ABC):
             reserve=reserve,
             used_weight=bucket.ledger.reported or None,
             available=0 if refusals.forbid(now) else max(0, bucket.room(reserve)),
-            in_flight=bucket.ledger.unsettled,
+            in_flight=bucket.ledger.in_flight,
             waiting=self._queue.length,
             resets_at=None if resets_at is None else utc(resets_at),
             frozen_until=None if frozen is None else utc(frozen),

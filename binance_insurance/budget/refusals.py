@@ -36,21 +36,19 @@ class Refusals(Struct, omit_defaults=True):
     """The freeze and the ban of one IP, in local monotonic time unless named otherwise.
 
     Attributes:
-        frozen_until: the end of the freeze,
-        frozen_in: and the start of the window in which it began, by the exchange's clock.
+        frozen_until: the end of the freeze.
         ban_ends: the end of the ban,
         ban_end_utc: the same in seconds since 1970 by the exchange's clock,
         bans: and how many bans there were, each within a day of the last.
     """
 
     frozen_until: float = -inf
-    frozen_in: float = -inf
     ban_ends: float = -inf
     ban_end_utc: float = 0.0
     bans: int = 0
 
     def freeze(
-        self, sent_at: float, now: float, pause: float, window: float, window_ends: float
+        self, sent_at: float, now: float, pause: float, window_begins: float, window_ends: float
     ) -> None:
         """Begin a freeze, or prolong it.
 
@@ -58,16 +56,17 @@ class Refusals(Struct, omit_defaults=True):
             sent_at: when the refused request was sent.
             now: when its answer was here.
             pause: `Retry-After`; 0 if there is none.
-            window: the start of the window that is used up, by the exchange's clock.
-            window_ends: when it ends.
+            window_begins: when the window began that is used up,
+            window_ends: and when it ends.
         """
-        went_first = self.frozen_in == window and sent_at >= self.frozen_until
+        # A request that went first after a freeze in the same window.
+        again = sent_at >= self.frozen_until > window_begins
         if pause > _ABSURD:
             pause = 0.0
         until = _after(now, pause)
-        if went_first or not pause:
+        if again or not pause:
             until = max(until, window_ends)
-        self.frozen_until, self.frozen_in = max(self.frozen_until, until), window
+        self.frozen_until = max(self.frozen_until, until)
 
     def ban(self, now: float, report: Report, clock: ExchangeClock) -> None:
         """Begin a ban, or prolong it, with an answer that was here at `now` or before."""
@@ -128,7 +127,7 @@ class Refusals(Struct, omit_defaults=True):
             self.ban_ends, self.ban_end_utc = other.ban_ends, other.ban_end_utc
             self.bans, news = other.bans, True
         if other.frozen_until > self.frozen_until + _SAME_TIME:
-            self.frozen_until, self.frozen_in, news = other.frozen_until, other.frozen_in, True
+            self.frozen_until, news = other.frozen_until, True
         return news
 
     def shift(self, by: float) -> None:

@@ -16,7 +16,7 @@ class BudgetState(Struct, frozen=True, kw_only=True):
         used_weight: what the whole IP has used in this window, as last reported; None if this
             window has had no report yet.
         available: weight that can be granted now, without waiting.
-        in_flight: weight that was granted and is not yet known to be counted.
+        in_flight: weight that was granted and whose answer is not here, or was lost.
         waiting: callers that wait for weight.
         resets_at: when the next window begins by the exchange's clock; None before the first
             answer.

@@ -39,13 +39,11 @@ from __future__ import annotations
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from .ledger import Early, Lease
+from .ledger import Early, Lease, Lost
 from .refusals import BANNED, TOO_MANY_REQUESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .ledger import Ledger
+    from .ledger import Kind, Ledger
     from .report import Report
     from .settings import Settings
 
@@ -95,7 +93,7 @@ class TokenBucket:
             self._roll_over(now)
         probing, refusals = now >= ledger.trusted_until, ledger.refusals
         if (
-            weight > self.room(reserve)
+            (weight > self.room(reserve) and not self._only_overtaken(weight, reserve))
             or (probing and now < ledger.probe_until)
             or now < refusals.frozen_until
             or now < refusals.ban_ends
@@ -124,7 +122,7 @@ class TokenBucket:
             (now < ledger.trusted_until or 0 < lease.number == ledger.probes)
             and now >= ledger.refusals.frozen_until
             and now >= ledger.refusals.ban_ends
-            and self.room(reserve) >= 0
+            and (self.room(reserve) >= 0 or self._only_overtaken(0, reserve, lease.weight))
         )
 
     def settle(
@@ -149,14 +147,15 @@ class TokenBucket:
         if date is not None and date < ledger.window:
             ledger.unsettled -= lease.weight  # it was counted in a window that is over
         elif used is None:
-            self.lose(lease.weight, min(now - self.transit, lease.sent_at))
+            settled_from = min(now, lease.sent_at + self.transit)
+            ledger.lost.append(Lost(settled_from, lease.weight, "answered"))
             ledger.silent += 1
             if ledger.silent >= _SILENT_ANSWERS and lease.sent_at >= ledger.refusals.frozen_until:
                 ledger.trusted_until = now + self._trust
         elif lease.window == ledger.window and self._is_of_this_window(date, now):
             self._believe(lease, now, used)
         else:
-            ledger.lost.append((now, lease.weight, False))
+            ledger.lost.append(Lost(now, lease.weight, "answered"))
             ledger.early = Early(max(ledger.early.used, used), max(ledger.early.at, now))
 
     def observe(self, lease: Lease, now: float, report: Report, *, spread: float) -> None:
@@ -181,13 +180,13 @@ class TokenBucket:
 
     def lose(self, weight: int, sent_before: float) -> None:
         """Count weight in flight as lost: what of it was sent was sent before a time."""
-        self.ledger.lost.append((sent_before + self.transit, weight, False))
+        self.ledger.lost.append(Lost(sent_before + self.transit, weight))
 
     def restart(self, own: int, now: float) -> None:
         """Go on from a copy: `own` weight will be counted again, that of others is lost."""
         ledger = self.ledger
         ledger.unsettled -= own
-        others = ledger.unsettled - sum(entry[1] for entry in ledger.lost)
+        others = ledger.unsettled - sum(each.weight for each in ledger.lost)
         if others > 0:
             self.lose(others, now)
         ledger.spent = ledger.reported + ledger.unsettled
@@ -219,7 +218,7 @@ class TokenBucket:
         ledger = self.ledger
         if now < ledger.refusals.frozen_until:
             return ledger.refusals.frozen_until
-        if weight > self.room(reserve) or now >= ledger.probe_until:
+        if not self._fits(weight, reserve) or now >= ledger.probe_until:
             return ledger.ends_at
         return ledger.probe_until
 
@@ -227,6 +226,14 @@ class TokenBucket:
         """Return the next window's start in seconds since 1970, None before any answer."""
         clock = self.ledger.clock
         return self._start_of(clock.earliest(now)) + self.interval if clock.known else None
+
+    def _fits(self, weight: int, reserve: int) -> bool:
+        return weight <= self.room(reserve) or self._only_overtaken(weight, reserve)
+
+    def _only_overtaken(self, weight: int, reserve: int, in_flight: int = 0) -> bool:
+        """Return whether one request may go since only overtaken answers stand in its way."""
+        spent = self.ledger.spent_but_overtaken(in_flight)
+        return spent is not None and weight <= self.limit - reserve - spent
 
     def _start_of(self, exchange_time: float) -> float:
         return exchange_time // self.interval * self.interval
@@ -252,13 +259,13 @@ class TokenBucket:
                 ledger.window + self.interval, self._start_of(clock.earliest(now) - self._pause)
             )
             ledger.window, ledger.ends_at = start, self._end_of(start)
-            self._settle_lost(lambda settled_from: clock.latest(settled_from) < start)
+            ledger.settle_lost(lambda settled_from: clock.latest(settled_from) < start)
             if clock.latest(ledger.early.at) < start:
                 ledger.early = Early()
         else:
             ledger.window += self.interval
             ledger.ends_at = now + self.transit + self.interval
-            self._settle_lost(lambda settled_from: settled_from <= now - self.interval)
+            ledger.settle_lost(lambda settled_from: settled_from <= now - self.interval)
         ledger.spent = ledger.reported = ledger.silent = 0
         ledger.trusted_until = -inf  # a probe that is out stays the one that the rest waits for
 
@@ -276,43 +283,36 @@ class TokenBucket:
         if lease.sent_at >= ledger.refusals.frozen_until:  # else a refusal came since
             ledger.trusted_until = now + self._trust
         if used < ledger.reported:
-            # Another node that lags, or an answer that was overtaken: the highest sum may lack it.
-            ledger.lost.append((now, lease.weight, True))
+            concurrent = lease.sent_at < ledger.reported_at
+            kind: Kind = "overtaken" if concurrent else "answered"
+            ledger.lost.append(Lost(now, lease.weight, kind))
             return
         ledger.unsettled -= lease.weight
-        ledger.reported = used
-        if used > ledger.spent:
-            ledger.spent = used
+        if used > ledger.reported:
+            ledger.reported, ledger.reported_at = used, now
+            if used > ledger.spent:
+                ledger.spent = used
         if ledger.early.used and lease.sent_at >= ledger.early.at:
             ledger.early = Early()
         if ledger.lost:
-            self._settle_lost(lambda settled_from: settled_from <= lease.sent_at)
+            ledger.settle_lost(lambda settled_from: settled_from <= lease.sent_at)
 
     def _end_probe(self, lease: Lease) -> None:
         if lease.number == self.ledger.probes:
             self.ledger.probe_until = -inf
 
-    def _settle_lost(self, settled: Callable[[float], bool]) -> None:
-        ledger = self.ledger
-        kept: list[tuple[float, int, bool]] = []
-        for settled_from, weight, answered in ledger.lost:
-            if not settled(settled_from):
-                kept.append((settled_from, weight, answered))
-                continue
-            ledger.unsettled -= weight
-            if not answered:  # now the reported sum has it, or it never came
-                ledger.spent = max(ledger.reported, ledger.spent - weight)
-        ledger.lost = kept
-
     def _react(self, lease: Lease, now: float, report: Report) -> None:
         """React to a refusal: one request goes first when it is over."""
         ledger, date = self.ledger, report.date
         if report.status == TOO_MANY_REQUESTS:
-            if date is None and ledger.clock.known:
-                date = ledger.clock.latest(now)
-            window = ledger.window if date is None else self._start_of(date)
-            ends = now + self.interval if ledger.window < 0.0 else self._end_of(window)
-            ledger.refusals.freeze(lease.sent_at, now, report.retry_after or 0.0, window, ends)
+            ends = now + self.interval
+            if ledger.window >= 0.0:
+                ends = self._end_of(
+                    self._start_of(ledger.clock.latest(now) if date is None else date)
+                )
+            ledger.refusals.freeze(
+                lease.sent_at, now, report.retry_after or 0.0, ends - self.interval, ends
+            )
             ledger.distrust()
         elif report.status == BANNED:
             ledger.refusals.ban(now, report, ledger.clock)
