@@ -128,6 +128,16 @@ class Requests:
         self.calls_shared += snapshot is not None
         return snapshot
 
+    def hopeless(self, deadline: float) -> InsuranceError | None:
+        """Return why nothing can be asked any more until a deadline, None if it can."""
+        if self._closed:
+            return TransportError("this client is closed")
+        try:
+            self._attempts.left(deadline)
+        except RequestTimeoutError as error:
+            return error
+        return None
+
     async def aclose(self) -> None:
         """Fail all calls with a `TransportError`, and end all tasks."""
         self._closed = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from functools import lru_cache
 from math import inf
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 from msgspec import Struct
 
 from ._attempts import Attempts
+from ._bulk import carry_out
 from ._knowledge import Knowledge
 from ._planner import Plan
 from ._requests import Requests
@@ -18,7 +18,7 @@ from ._retry import Retries, RetryPolicy
 from ._runtime import Runtime
 from ._transport import Transport
 from .budget import LocalBudget
-from .errors import BulkFetchError, InsuranceError, RequestTimeoutError, TransportError
+from .errors import BulkFetchError, InsuranceError
 from .models import InsurancePool, InsuranceSnapshot, RequestWeight, normalise_symbol
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class InsuranceClient:
             snapshot_weight=self._knowledge.affordable_snapshot_weight(self._budget.capacity),
             width=self._max_concurrency,
         )
-        await self._fetch_each(plan, deadline)
+        await carry_out(plan, self._requests, deadline)
         found = recent | plan.pools
         results = {name: found.get(name) or plan.errors[name] for name in names}
         if return_exceptions:
@@ -300,53 +300,6 @@ class InsuranceClient:
         if not timeout > 0:
             raise ValueError(f"timeout must be positive, or None for no bound, not {timeout}")
         return self._runtime.monotonic() + timeout
-
-    async def _fetch_each(self, plan: Plan, deadline: float) -> None:
-        """Ask as the plan says, until nothing is left to ask."""
-        asking: dict[asyncio.Task[InsurancePool | InsuranceSnapshot], str | None] = {}
-        try:
-            while True:
-                if self._closed:
-                    plan.give_up(TransportError("this client is closed"))
-                elif self._runtime.monotonic() >= deadline:
-                    plan.give_up(RequestTimeoutError("the call's time was up before it was asked"))
-                for symbol in plan.next():
-                    work = (
-                        self._requests.snapshot(deadline)
-                        if symbol is None
-                        else self._requests.pool(
-                            symbol, deadline, exclusive=plan.is_exclusive(symbol)
-                        )
-                    )
-                    asking[asyncio.create_task(work)] = symbol
-                if not asking:
-                    return
-                answered, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-                for task in answered:
-                    _record(plan, asking.pop(task), task)
-        finally:
-            for task in asking:
-                task.cancel()
-            if asking:
-                await asyncio.wait(asking)
-
-
-def _record(
-    plan: Plan, symbol: str | None, task: asyncio.Task[InsurancePool | InsuranceSnapshot]
-) -> None:
-    """Record in the plan what came of a request."""
-    try:
-        answer = task.result()
-    except InsuranceError as error:
-        if symbol is None:
-            plan.failed_snapshot(error)
-        else:
-            plan.failed(symbol, error)
-        return
-    if isinstance(answer, InsuranceSnapshot):
-        plan.answered_snapshot(answer.pools)
-    elif symbol is not None:
-        plan.answered(symbol, answer)
 
 
 def _age(max_age: float) -> float:
