@@ -51,13 +51,14 @@ class Slots:
     A free slot is taken without a coroutine: `slots.free -= 1`.
 
     Attributes:
+        count: how many there are.
         free: slots that nothing holds and nothing waits for.
     """
 
-    __slots__ = ("_waiters", "free")
+    __slots__ = ("_waiters", "count", "free")
 
     def __init__(self, count: int) -> None:
-        self.free = count
+        self.count = self.free = count
         self._waiters: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
@@ -128,13 +129,17 @@ class Attempts:
         self._wall = runtime.wall
         self._slots = Slots(max_concurrency)
         self._started = 0
-        self._in_flight = 0
         self._last: _Reported | None = None
 
     @property
     def used_weight(self) -> int | None:
         """Used weight of the whole IP as last reported, or None."""
         return None if self._last is None else self._last.used_weight
+
+    def restart(self, *, forked: bool) -> None:
+        """Leave what belonged to a loop that has ended, or to the parent of a forked process."""
+        self._slots = Slots(self._slots.count)
+        self._transport.restart(forked=forked)
 
     def left(self, deadline: float) -> float | None:
         """Return the seconds until a deadline, None if it is never.
@@ -190,9 +195,9 @@ class Attempts:
         except BaseException:
             self._budget.release(lease)
             raise
-        before = None if symbol is not None or self._in_flight else self._last
+        alone = slots.free == slots.count - 1
+        before = self._last if symbol is None and alone else None
         self._started += 1
-        self._in_flight += 1
         started = self._started
         try:
             if not self._confirm(lease):
@@ -211,7 +216,6 @@ class Attempts:
             raise
         finally:
             request.in_flight = False
-            self._in_flight -= 1
             slots.give_back()
         self.sent += 1
         self.weight += lease.weight

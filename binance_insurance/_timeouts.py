@@ -37,7 +37,8 @@ class Timeouts:
         return self._ends.pop(task, None) is None
 
     def close(self) -> None:
-        """Drop the timer; nothing may be counting any more."""
+        """Drop the timer and all counts: nothing needs them, or their loop has ended."""
+        self._ends.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -18,6 +18,7 @@ import aiohttp
 from msgspec import Struct
 from yarl import URL
 
+from ._ended import end_connection, end_generator, leave_to_the_parent
 from ._timeouts import Timeouts
 from .errors import ConnectError, RequestTimeoutError, TransportError
 
@@ -81,6 +82,7 @@ class Transport:
         self._url = lru_cache(maxsize=4096)(self._build_url)
         self._session = session
         self._keeper: AsyncGenerator[aiohttp.ClientSession] | None = None
+        self._holder: weakref.finalize[..., Transport] | None = None
         self._max_connections = max_connections
         self._timeouts = Timeouts(attempt_timeout)
         self._connect_timeout = _connect_timeout(min(_CONNECT_TIMEOUT, attempt_timeout))
@@ -135,6 +137,22 @@ class Transport:
         failure.__cause__ = cause
         return Answer(response.status, response.headers, b"", failure)
 
+    def restart(self, *, forked: bool) -> None:
+        """Leave what belonged to a loop that has ended, or to the parent of a forked process.
+
+        A session that was given is left as it is.
+        """
+        self._timeouts.close()
+        keeper, session = self._keeper, self._session
+        if keeper is None or session is None:
+            return
+        self._keeper = self._session = None
+        if forked:
+            leave_to_the_parent(session)
+        if isinstance(session.connector, _Connector):
+            session.connector.end(forked=forked)
+        end_generator(keeper)  # its session counts as closed now
+
     async def aclose(self) -> None:
         """Close the session if it is our own."""
         self._timeouts.close()
@@ -150,13 +168,27 @@ class Transport:
         self._keeper = _keep_session(self._max_connections, self._connect_timeout)
         # Held from outside as well, so that the garbage collector takes the session's owner
         # first. Then asyncio finishes the generator, which closes the session.
-        weakref.finalize(self, _let_go, self._keeper).atexit = False
+        if self._holder is not None:
+            self._holder.detach()
+        self._holder = weakref.finalize(self, _let_go, self._keeper)
+        self._holder.atexit = False
         self._session = await anext(self._keeper)
         return self._session
 
     def _build_url(self, endpoint: str, symbol: str | None) -> URL:
         url = self._api / endpoint
         return url if symbol is None else url.with_query(symbol=symbol)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """The connections of our own session, which can be left behind without their loop."""
+
+    def end(self, *, forked: bool) -> None:
+        """Close all connections by hand, or leave them to the parent of a forked process."""
+        self._closed = True
+        idle = [protocol for each in self._conns.values() for protocol, _ in each]
+        for protocol in () if forked else (*idle, *self._acquired):
+            end_connection(protocol.transport)
 
 
 class _InterruptedError(aiohttp.ClientError):
@@ -228,7 +260,7 @@ async def _keep_session(
     Also when a client is forgotten, or its loop ends first: asyncio finishes generators then.
     """
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=max_connections),
+        connector=_Connector(limit=max_connections),
         cookie_jar=aiohttp.DummyCookieJar(),
         response_class=_SendOnce,
         timeout=timeout,

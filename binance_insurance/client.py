@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from asyncio import get_running_loop
 from collections import Counter
 from functools import lru_cache
 from math import inf
@@ -11,6 +13,7 @@ from msgspec import Struct
 
 from ._attempts import Attempts
 from ._bulk import carry_out
+from ._ended import leave_to_the_parent
 from ._knowledge import Knowledge
 from ._planner import Plan
 from ._requests import Requests
@@ -22,6 +25,7 @@ from .errors import BulkFetchError, InsuranceError
 from .models import InsurancePool, InsuranceSnapshot, RequestWeight, normalise_symbol
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
@@ -110,6 +114,8 @@ class InsuranceClient:
             self._attempts, self._retries, self._knowledge, self._budget, runtime
         )
         self._closed = False
+        self._loop: AbstractEventLoop | None = None
+        self._process = os.getpid()
 
     @property
     def budget(self) -> WeightBudget:
@@ -137,6 +143,8 @@ class InsuranceClient:
         The exchange answers with every symbol that the pool covers; an answer that does not name
         `symbol` is a `DecodeError`.
         """
+        if get_running_loop() is not self._loop:
+            self._enter()
         symbol = _normalised(symbol)
         deadline = inf if timeout is None else self._deadline(timeout)
         if max_age:
@@ -191,6 +199,8 @@ class InsuranceClient:
             BulkFetchError: some symbols failed; it keeps what did arrive.
             ValueError, TypeError: invalid symbol or number; raised before anything is sent.
         """
+        if get_running_loop() is not self._loop:
+            self._enter()
         if isinstance(symbols, str):
             raise TypeError("symbols must be several symbols; use fetch_pool for a single one")
         names = list(dict.fromkeys(map(_normalised, symbols)))
@@ -240,6 +250,8 @@ class InsuranceClient:
         The weight is documented as 1, but was measured as 40 by a third party; 40 is charged until
         the used weight of our own answers shows otherwise.
         """
+        if get_running_loop() is not self._loop:
+            self._enter()
         deadline = self._deadline(timeout)
         if max_age:
             snapshot = self._requests.recent_snapshot(_age(max_age))
@@ -258,6 +270,8 @@ class InsuranceClient:
 
         The limit is the `REQUEST_WEIGHT` of the exchange's `exchangeInfo`.
         """
+        if get_running_loop() is not self._loop:
+            self._enter()
         return await self._requests.request_weight(self._deadline(timeout))
 
     def stats(self) -> ClientStats:
@@ -275,6 +289,8 @@ class InsuranceClient:
 
         A second close is fine.
         """
+        if get_running_loop() is not self._loop:
+            self._enter()
         self._closed = True
         try:
             await self._requests.aclose()
@@ -284,6 +300,8 @@ class InsuranceClient:
     async def __aenter__(self) -> Self:
         if self._closed:
             raise RuntimeError("this InsuranceClient is closed; make a new one")
+        if get_running_loop() is not self._loop:
+            self._enter()
         return self
 
     async def __aexit__(
@@ -293,6 +311,20 @@ class InsuranceClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    def _enter(self) -> None:
+        """Belong to the running loop from now on: the last one has ended, or is the parent's."""
+        process = os.getpid()
+        forked = process != self._process
+        if self._loop is not None and self._loop.is_running() and not forked:
+            raise RuntimeError(
+                "this client is in use in another event loop that is running; "
+                "a client serves one loop at a time"
+            )
+        if forked:
+            leave_to_the_parent(self._loop)
+        self._loop, self._process = get_running_loop(), process
+        self._requests.restart(forked=forked)
 
     def _deadline(self, timeout: float | None) -> float:
         if timeout is None:

@@ -1,0 +1,248 @@
+"""One client in several event loops, one after another, and in a forked process; in real time."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import trustme
+from aiohttp import web
+
+from binance_insurance import (
+    InsuranceClient,
+    InsurancePool,
+    RequestTimeoutError,
+    RetryPolicy,
+    TransportError,
+)
+from binance_insurance.sandbox import Documented, Fault, Sandbox
+
+from .exchange import exchange_in_a_thread
+
+SYMBOLS = [symbol for pool in Documented().pools(0) for symbol in pool.symbols]
+
+
+@pytest.fixture(scope="module")
+def shared_exchange() -> Iterator[Sandbox]:
+    with exchange_in_a_thread() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def exchange(shared_exchange: Sandbox) -> Iterator[Sandbox]:
+    yield shared_exchange
+    shared_exchange.faults.clear()
+    shared_exchange.latency = 0.0
+
+
+def test_three_runs_with_six_calls_each_and_two_slots_give_18_pools(exchange: Sandbox) -> None:
+    client = InsuranceClient(exchange.url, max_concurrency=2)
+    exchange.latency = 0.02
+
+    async def six() -> list[InsurancePool]:
+        return await asyncio.gather(*map(client.fetch_pool, SYMBOLS[::4]))
+
+    pools = [pool for _ in range(3) for pool in asyncio.run(six())]
+    assert len(pools) == 18
+    assert all(isinstance(pool, InsurancePool) for pool in pools)
+    stats = client.stats()
+    assert stats.requests_sent + stats.calls_shared == 18, "the statistics go on"
+    asyncio.run(client.aclose())
+
+
+def test_what_answers_taught_goes_on(exchange: Sandbox) -> None:
+    client = InsuranceClient(exchange.url)
+    snapshot = asyncio.run(client.fetch_snapshot())
+    sent = client.stats().requests_sent
+    assert asyncio.run(client.fetch_pool("BTCUSDT", max_age=60)) is snapshot["BTCUSDT"]
+    assert client.stats().requests_sent == sent
+    asyncio.run(client.aclose())
+    with pytest.raises(TransportError, match="closed"):
+        asyncio.run(client.fetch_pool("BTCUSDT"))
+
+
+def test_a_second_run_that_meets_a_stalled_exchange_fails_after_the_attempt_timeout(
+    exchange: Sandbox,
+) -> None:
+    retry = RetryPolicy(max_attempts=1)
+    client = InsuranceClient(exchange.url, attempt_timeout=0.3, retry=retry)
+    asyncio.run(client.fetch_pool("BTCUSDT"))
+    exchange.inject(Fault.stall())
+    begin = time.monotonic()
+    with pytest.raises(RequestTimeoutError, match=r"no complete answer within 0\.3 s"):
+        asyncio.run(asyncio.wait_for(client.fetch_pool("BTCUSDT"), 5))
+    assert 0.3 <= time.monotonic() - begin < 2
+
+
+@pytest.mark.parametrize("cut", ["cancelled", "in the middle"])
+def test_a_run_that_ends_with_calls_in_the_middle_leaves_slots_for_the_next(
+    exchange: Sandbox, cut: str
+) -> None:
+    client = InsuranceClient(exchange.url, max_concurrency=2)
+    asyncio.run(client.fetch_request_weight())
+    exchange.inject(*[Fault.stall()] * 2)
+
+    async def leave() -> None:
+        calls = [asyncio.create_task(client.fetch_pool(symbol)) for symbol in SYMBOLS[::4]]
+        await asyncio.sleep(0.1)
+        if cut == "cancelled":
+            for call in calls:
+                call.cancel()
+
+    async def six() -> list[InsurancePool]:
+        return await asyncio.gather(*map(client.fetch_pool, SYMBOLS[::4]))
+
+    asyncio.run(leave())
+    for _ in range(2):
+        assert len(asyncio.run(asyncio.wait_for(six(), 5))) == 6
+    asyncio.run(client.aclose())
+
+
+CALLS: dict[str, Callable[[InsuranceClient], Awaitable[object]]] = {
+    "fetch_pool": lambda client: client.fetch_pool("BTCUSDT"),
+    "fetch_pool, max_age": lambda client: client.fetch_pool("BTCUSDT", max_age=60),
+    "fetch_pools": lambda client: client.fetch_pools(["BTCUSDT"]),
+    "fetch_pools of nothing": lambda client: client.fetch_pools([]),
+    "fetch_snapshot": lambda client: client.fetch_snapshot(),
+    "fetch_request_weight": lambda client: client.fetch_request_weight(),
+    "aclose": lambda client: client.aclose(),
+    "aenter": lambda client: client.__aenter__(),
+}
+
+
+def test_a_second_running_loop_is_refused_at_once_by_every_coroutine(exchange: Sandbox) -> None:
+    client = InsuranceClient(exchange.url)
+    used, done = threading.Event(), threading.Event()
+    results: list[object] = []
+
+    async def use() -> None:
+        results.append(await client.fetch_pool("BTCUSDT"))
+        used.set()
+        while not done.is_set():  # noqa: ASYNC110 - the event is another thread's
+            await asyncio.sleep(0.01)
+        results.append(await client.fetch_pool("BTCUSDT"))
+        await client.aclose()
+
+    async def use_too(call: Callable[[InsuranceClient], Awaitable[object]]) -> None:
+        with pytest.raises(RuntimeError, match="a client serves one loop at a time"):
+            await call(client)
+
+    thread = threading.Thread(target=asyncio.run, args=(use(),))
+    thread.start()
+    assert used.wait(5)
+    sent = client.stats().requests_sent
+    for call in CALLS.values():
+        asyncio.run(use_too(call))
+    assert client.stats().requests_sent == sent
+    done.set()
+    thread.join(5)
+    assert [type(result) for result in results] == [InsurancePool] * 2, "it is not disturbed"
+
+
+def run(code: str, *arguments: str) -> None:
+    """Run a program, with all warnings and without a word of complaint."""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+LOOPS = """
+import asyncio, gc, sys
+from binance_insurance import InsuranceClient
+
+url, close, middle = sys.argv[1:]
+client = InsuranceClient(url)
+
+async def fetch(symbol="BTCUSDT"):
+    pools = await asyncio.gather(*map(client.fetch_pool, ("BTCUSDT", "ADAUSDT", "ETHUSDT")))
+    assert len(pools) == 3
+    if middle == "middle":
+        call = asyncio.ensure_future(client.fetch_pool("BTCUSDT"))
+        await asyncio.sleep(0.02)
+        call.cancel()
+
+loops = []
+for _ in range(3):
+    loop = asyncio.new_event_loop()  # ended without shutdown_asyncgens
+    loops.append(loop)
+    loop.run_until_complete(fetch())
+    if close == "at once":
+        loop.close()
+    gc.collect()
+if close == "later":
+    for loop in loops:
+        loop.close()
+elif close == "again":
+    for loop in loops:
+        loop.run_until_complete(fetch())
+        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.close()
+gc.collect()
+asyncio.run(client.aclose())
+gc.collect()
+"""
+
+
+@pytest.mark.parametrize("middle", ["", "middle"])
+@pytest.mark.parametrize("close", ["at once", "later", "again"])
+def test_loops_that_are_not_shut_down_leave_no_complaint(
+    exchange: Sandbox, close: str, middle: str
+) -> None:
+    exchange.latency = 0.05
+    run(LOOPS, exchange.url, close, middle)
+
+
+@pytest.fixture
+def encrypted_exchange(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The exchange behind TLS, and the certificate that vouches for it."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    started, loop, done = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+    ports: list[int] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        pool = next(pool for pool in Documented().pools(0) if request.query["symbol"] in pool)
+        return web.Response(body=msgspec.json.encode(pool))
+
+    async def serve() -> None:
+        app = web.Application()
+        app.router.add_get("/fapi/v1/insuranceBalance", answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        ports.append(runner.addresses[0][1])
+        started.set()
+        await done.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread.start()
+    assert started.wait(5)
+    yield f"https://127.0.0.1:{ports[0]}", tmp_path / "ca.pem"
+    loop.call_soon_threadsafe(done.set)
+    thread.join(5)
+    loop.close()
+
+
+@pytest.mark.parametrize("close", ["at once", "later"])
+def test_neither_do_encrypted_connections(
+    encrypted_exchange: tuple[str, Path], close: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, authority = encrypted_exchange
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    run(LOOPS, url, close, "")
