@@ -1,12 +1,12 @@
-"""Ends by hand what belonged to a loop that has ended, or leaves it to the parent process.
+"""Ends by hand what belonged to a loop that has ended.
 
 asyncio ends a task or a connection in later turns of its loop. A loop that has ended may have none,
 and `asyncio.run` alone sees to it that nothing is left. What is left by others would be complained
 of when it is garbage collected, so it is ended here without the loop, as the loop would do it.
 
-In a forked child nothing may be ended: its loops and sockets are the parent's too, and to remove a
-socket from the loop's selector removes it from the parent's. So references are kept, that the
-garbage collector does not do it either.
+Not in a forked child: its copy of the parent's loop has the same selector, and what the child
+closes through it is never heard of again in the parent. So there the loop is kept, with all that it
+holds.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator
 
+
 _of_the_parent: list[object] = []
 
 
-def leave_to_the_parent(*things: object) -> None:
-    """Keep what a forked child must not touch."""
-    _of_the_parent.extend(things)
+def leave_to_the_parent(loop: asyncio.AbstractEventLoop | None) -> None:
+    """Keep a loop, and what it holds, from the garbage collector, which would close it."""
+    _of_the_parent.append(loop)
 
 
 def end_task(task: asyncio.Task[Any]) -> None:

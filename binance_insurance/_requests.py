@@ -16,7 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._decoding import decode_pool
-from ._ended import end_task, leave_to_the_parent
+from ._ended import end_task
 from ._open_requests import OpenRequests
 from ._shared_request import INFO, LIGHT, POOLS, SharedRequest
 from ._without_symbol import WithoutSymbol
@@ -144,12 +144,9 @@ class Requests:
         left, self._running = self._running, {}
         self._open = OpenRequests()
         self._attempts.restart(forked=forked)
-        for task, request in left.items():
-            if forked:
-                leave_to_the_parent(task, request)
-            else:
-                request.callers.clear()  # they have ended with their loop
-                end_task(task)
+        for task, request in () if forked else left.items():
+            request.callers.clear()  # they have ended with their loop
+            end_task(task)
 
     async def aclose(self) -> None:
         """Fail all calls with a `TransportError`, and end all tasks."""

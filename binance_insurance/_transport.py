@@ -18,7 +18,7 @@ import aiohttp
 from msgspec import Struct
 from yarl import URL
 
-from ._ended import end_connection, end_generator, leave_to_the_parent
+from ._ended import end_connection, end_generator
 from ._timeouts import Timeouts
 from .errors import ConnectError, RequestTimeoutError, TransportError
 
@@ -147,8 +147,6 @@ class Transport:
         if keeper is None or session is None:
             return
         self._keeper = self._session = None
-        if forked:
-            leave_to_the_parent(session)
         if isinstance(session.connector, _Connector):
             session.connector.end(forked=forked)
         end_generator(keeper)  # its session counts as closed now
@@ -185,7 +183,7 @@ class _Connector(aiohttp.TCPConnector):
 
     def end(self, *, forked: bool) -> None:
         """Close all connections by hand, or leave them to the parent of a forked process."""
-        self._closed = True
+        self._closed = True  # so that nothing else closes them
         idle = [protocol for each in self._conns.values() for protocol, _ in each]
         for protocol in () if forked else (*idle, *self._acquired):
             end_connection(protocol.transport)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import subprocess
 import sys
@@ -246,3 +247,72 @@ def test_neither_do_encrypted_connections(
     url, authority = encrypted_exchange
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     run(LOOPS, url, close, "")
+
+
+FORK = """
+import asyncio, os, sys
+from binance_insurance import InsuranceClient, LocalBudget, RetryPolicy
+
+url, where = sys.argv[1:]
+
+class OneForEach:  # each process has a budget of its own: this is about connections
+    def __init__(self):
+        self.budgets = {}
+    def __getattr__(self, name):
+        return getattr(self.budgets.setdefault(os.getpid(), LocalBudget()), name)
+    def confirm(self, lease):
+        return self.budgets[os.getpid()].confirm(lease)
+
+client = InsuranceClient(url, budget=OneForEach(), retry=RetryPolicy(max_attempts=1))
+
+def child(way_out):
+    async def use():
+        pools = await asyncio.gather(*map(client.fetch_pool, ("BTCUSDT", "ADAUSDT")))
+        assert len(pools) == 2
+        if way_out == "close":
+            await client.aclose()
+    for _ in range(2):
+        asyncio.run(use())
+        if way_out == "close":
+            break
+    if way_out == "exit":
+        return True
+    os._exit(0)
+
+def fork():
+    children = []
+    for way_out in ("close", "leave", "exit"):
+        pid = os.fork()
+        if not pid:
+            return child(way_out)
+        children.append(pid)
+    for pid in children:
+        assert os.waitpid(pid, 0)[1] == 0
+
+async def work(times):
+    for _ in range(times):
+        assert "BTCUSDT" in await client.fetch_pool("BTCUSDT", timeout=5)
+        call = asyncio.ensure_future(client.fetch_pool("ADAUSDT", timeout=5))
+        await asyncio.sleep(0)
+        if where == "in the loop" and not forked:
+            forked.append(True)
+            if fork():
+                os._exit(0)  # asyncio.run would go on with the parent's loop
+        await call
+
+forked = []
+loop = asyncio.new_event_loop()
+loop.slow_callback_duration = 60
+loop.run_until_complete(work(3))
+if where == "between runs" and fork():
+    sys.exit()
+loop.run_until_complete(work(20))
+loop.run_until_complete(client.aclose())
+loop.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("where", ["between runs", "in the loop"])
+def test_a_forked_child_opens_connections_of_its_own(exchange: Sandbox, where: str) -> None:
+    run(FORK, exchange.url, where)
