@@ -1,6 +1,6 @@
 """Ends by hand what belonged to a loop that has ended.
 
-asyncio ends a task or a connection in later turns of its loop. A loop that has ended may have none,
+asyncio ends a task or a connection in later steps of its loop. A loop that has ended may have none,
 and `asyncio.run` alone sees to it that nothing is left. What is left by others would be complained
 of when it is garbage collected, so it is ended here without the loop, as the loop would do it.
 
@@ -47,7 +47,7 @@ def end_connection(transport: asyncio.BaseTransport | None) -> None:
         connection = getattr(encrypted, "_transport", None)
     lost = getattr(connection, "_call_connection_lost", None)
     if lost is not None:
-        with suppress(Exception):  # its protocol may ask the loop for a turn
+        with suppress(Exception):  # its protocol may ask the loop for another step
             connection.pause_reading()
             lost(None)
 

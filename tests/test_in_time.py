@@ -16,20 +16,20 @@ NAMES = [f"X{number}USDT" for number in range(300)]
 
 
 class OtherWork:
-    """2 ms of other work in every turn of the loop; counts the turns after a deadline."""
+    """2 ms of other work in every step of the loop; counts the steps after a deadline."""
 
     def __init__(self, deadline: float) -> None:
-        self.turns = 0
+        self.steps = 0
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
-        self._turn()
+        self._step()
 
-    def _turn(self) -> None:
+    def _step(self) -> None:
         time.sleep(0.002)
         now = time.monotonic()
-        self.turns += now >= self._deadline
+        self.steps += now >= self._deadline
         if now < self._deadline + 10:
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._step)
 
 
 @pytest.mark.parametrize("answers", [0, 1], ids=["no answer", "a snapshot without them"])
@@ -46,7 +46,7 @@ def test_300_symbols_fail_in_time(closed_after: float | None, answers: int) -> N
         with pytest.raises(BulkFetchError) as caught:
             await client.fetch_pools(NAMES, timeout=0.2)
         late = time.monotonic() - begin - 0.2
-        assert work.turns < 20, "not a few symbols in each turn"
+        assert work.steps < 20, "not a few symbols in each step"
         await client.aclose()
         errors = caught.value.errors
         assert list(errors) == NAMES == [error.symbol for error in errors.values()]

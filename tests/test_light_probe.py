@@ -203,12 +203,12 @@ class Distrustful(LocalBudget):
         return lease
 
 
-async def test_light_requests_that_bring_no_trust_are_as_far_apart_as_probes(
+async def test_light_requests_that_bring_no_trust_become_rare(
     exchange: Sandbox, runtime: Runtime
 ) -> None:
     budget = Distrustful(runtime=runtime)
     async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
         with pytest.raises(InsuranceError):
-            await client.fetch_snapshot(timeout=20.5)
-    assert loop_time() == pytest.approx(20.5, abs=0.1)
-    assert weights(exchange) == [1] * (3 + 20)
+            await client.fetch_snapshot(timeout=50)
+    assert loop_time() == pytest.approx(50, abs=0.1)
+    assert weights(exchange) == [1] * 3 + [1] * 3, "up to a quarter of a minute apart"
