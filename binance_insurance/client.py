@@ -61,7 +61,9 @@ class InsuranceClient:
 
     `GET /fapi/v1/insuranceBalance` needs no key. Every request pays its weight into a budget
     before it leaves, so that the IP is never refused; see the documentation's "The weight
-    budget". A client belongs to one event loop and is safe for any number of concurrent calls.
+    budget". A client is safe for any number of concurrent calls in one event loop. It serves one
+    loop at a time, and the next one when that has ended; in a forked process it opens connections
+    of its own. Statistics and what answers taught go on.
 
     Args:
         base_url: scheme and host of the exchange; a path in it is kept.
@@ -238,17 +240,19 @@ class InsuranceClient:
     async def fetch_snapshot(
         self, *, timeout: float | None = None, max_age: float = 0.0
     ) -> InsuranceSnapshot:
-        """Fetch every pool of the exchange, for a weight of 40.
+        """Fetch every pool of the exchange, for a weight of 40; 41 without a recent answer.
 
         Args:
             timeout: seconds for everything, as for `fetch_pool`.
             max_age: seconds; a snapshot asked for no longer ago is given without a request.
 
         Raises:
-            InsuranceError: each failure of its own kind.
+            DecodeError: not every pool is as documented; `.pools` has those that are.
+            InsuranceError: any other failure, each of its own kind.
 
         The weight is documented as 1, but was measured as 40 by a third party; 40 is charged until
-        the used weight of our own answers shows otherwise.
+        the used weight of our own answers shows otherwise. Without a recent answer, a request of
+        weight 1 goes first, so that no heavy one has to find out what others have used.
         """
         if get_running_loop() is not self._loop:
             self._enter()
