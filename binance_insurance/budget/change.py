@@ -71,9 +71,10 @@ class _OtherState(msgspec.Struct):
     ledger: _OtherLedger = msgspec.field(default_factory=_OtherLedger)
 
 
-_encode = msgspec.msgpack.Encoder().encode
+encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SharedState).decode
 _decode_other = msgspec.msgpack.Decoder(_OtherState).decode
+_decode_ledger = msgspec.msgpack.Decoder(Ledger).decode
 
 
 def new_state(ledger: Ledger | None = None) -> SharedState:
@@ -83,7 +84,7 @@ def new_state(ledger: Ledger | None = None) -> SharedState:
 
 def copy(ledger: Ledger) -> Ledger:
     """Return a copy that shares nothing."""
-    return _decode(_encode(new_state(ledger))).ledger
+    return _decode_ledger(encode(ledger))
 
 
 def read(value: bytes) -> SharedState | Refusals:
@@ -117,6 +118,15 @@ class Ended(msgspec.Struct):
     report: Report | None = None
     unused: bool = False
 
+    def apply(self, bucket: TokenBucket, bounds: ClockBounds) -> None:
+        """Let a bucket know of it, whose time is the store's."""
+        lease = replace(self.lease, sent_at=self.lease.sent_at + bounds.low)
+        if self.unused:
+            bucket.give_back(lease)
+        else:
+            spread = bounds.high - bounds.low
+            bucket.settle(lease, self.at + bounds.low, self.report, spread=spread)
+
 
 class Wanted(msgspec.Struct, frozen=True):
     """What one caller waits for."""
@@ -148,7 +158,7 @@ class Change:
         settings: of the budget.
         name: of this process.
         in_flight: the weight that this process holds.
-        known: the ledger as it was after the last change, None before any,
+        known: the ledger as it was after the last change, encoded; None before any,
         bounds: and the bounds that its times rest on.
         apart: whether that ledger is one that this process kept by itself.
         ended: what has ended here since.
@@ -163,7 +173,7 @@ class Change:
         settings: Settings,
         name: str,
         in_flight: int,
-        known: Ledger | None,
+        known: bytes | None,
         bounds: ClockBounds,
         ended: list[Ended],
         wanted: list[Wanted],
@@ -175,14 +185,14 @@ class Change:
         self.bounds = bounds
         self._settings = settings
         self._name = name
-        self._known = None if known is None else _encode(new_state(known))
-        self._ended = ended
+        self.ended = ended
+        self._known = known
         self._wanted = wanted
         self._apart = apart
 
     def known(self) -> Ledger:
         """Return a copy of the ledger as it was after the last change."""
-        return Ledger() if self._known is None else _decode(self._known).ledger
+        return Ledger() if self._known is None else _decode_ledger(self._known)
 
     def __call__(self, value: bytes | None, now: float, bounds: ClockBounds) -> Written | None:
         """Return what to write in place of `value` at local time `now`, None to leave it.
@@ -245,23 +255,18 @@ class Change:
             first = wanted[0] if wanted else Wanted(0, 0)
             mine = processes[self._name] = Process(in_flight, now, first.weight, first.reserve)
         self.outcome = Outcome(state.ledger, bounds, leases)
-        if not (news or self._ended or leases or _is_due(me, mine, bucket.transit / HEARTBEATS)):
+        if not (news or self.ended or leases or _is_due(me, mine, bucket.transit / HEARTBEATS)):
             return None
         lifetime = max(_LEAST_LIFETIME, state.ledger.refusals.ban_ends - now) + 2 * bucket.interval
-        return Written(_encode(state), lifetime, wake)
+        return Written(encode(state), lifetime, wake)
 
     def _settle(self, bucket: TokenBucket, noted: int, bounds: ClockBounds) -> int:
         """Apply what has ended; return the weight that this process still holds."""
         bucket.ledger.correct(self.in_flight - noted)
         in_flight = self.in_flight
-        for end in self._ended:
-            ended = replace(end.lease, sent_at=end.lease.sent_at + bounds.low)
-            if end.unused:
-                bucket.give_back(ended)
-            else:
-                spread = bounds.high - bounds.low
-                bucket.settle(ended, end.at + bounds.low, end.report, spread=spread)
-            in_flight -= ended.weight
+        for end in self.ended:
+            end.apply(bucket, bounds)
+            in_flight -= end.lease.weight
         return in_flight
 
     @staticmethod

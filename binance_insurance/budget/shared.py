@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from math import inf
 from typing import TYPE_CHECKING, Literal
-from uuid import uuid4
 
 from msgspec.structs import replace
 
 from ..errors import StoreError
-from .change import HEARTBEATS, Change, ClockBounds, Ended, Wanted, copy
+from .change import HEARTBEATS, Ended, copy
+from .holding import Holding
 from .ledger import Ledger
 from .queueing import QueueingBudget, ban_error
 from .window import TokenBucket
@@ -42,13 +42,9 @@ class SharedBudget(QueueingBudget):
     def __init__(self, settings: Settings, store: Store, monotonic: Callable[[], float]) -> None:
         super().__init__(settings, TokenBucket(settings, Ledger()), monotonic)
         self._store = store
-        self._name = ""  # made with the first change, for a process that is forked until then
-        self._bounds: ClockBounds | None = None  # None before the first change
-        self._in_flight = 0  # weight of this process's leases, those of a change under way included
-        self._ended: list[Ended] = []
+        self._holding = Holding(settings)
         self._changing: asyncio.Task[None] | None = None
         self._again = False
-        self._failing = False
         self._life: Literal["open", "closing", "closed"] = "open"
 
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
@@ -79,10 +75,10 @@ class SharedBudget(QueueingBudget):
 
     def settle(self, lease: Lease, report: Report | None) -> None:
         """Record what the answer reported; None if the request was sent without one."""
-        if lease.open and report is not None and report.status != _OK:
+        bounds = self._holding.bounds
+        if lease.open and bounds is not None and report is not None and report.status != _OK:
             # Until the change is made, this is what is known here of a ban or a freeze. The
             # weight is settled by the change alone.
-            bounds = self._bounds or ClockBounds(0.0, 0.0)
             self._bucket = TokenBucket(self._settings, copy(self._bucket.ledger))
             ended = replace(lease, sent_at=lease.sent_at + bounds.low)
             self._bucket.observe(ended, self._now(), report, spread=bounds.high - bounds.low)
@@ -96,12 +92,12 @@ class SharedBudget(QueueingBudget):
         """Write down what has ended, fail the callers that wait, and let go of the store."""
         self._life = "closing"
         self._close()
-        while self._changing is not None or self._ended:
+        while self._changing is not None or self._holding.ended:
             if self._changing is None:
                 self._serve()
             if self._changing is not None:
                 await asyncio.wait([self._changing])
-            if self._failing or self._store.apart:
+            if self._holding.failing or self._store.apart:
                 break  # it counts as lost, like the answers of a process that died
         self._life = "closed"
         self._set_timer(inf)
@@ -112,7 +108,8 @@ class SharedBudget(QueueingBudget):
         return self._store.least_reserve
 
     def _now(self) -> float:
-        return self._monotonic() + (0.0 if self._bounds is None else self._bounds.low)
+        bounds = self._holding.bounds
+        return self._monotonic() + (0.0 if bounds is None else bounds.low)
 
     def _end(self, ended: Ended) -> None:
         if not ended.lease.open:
@@ -120,12 +117,13 @@ class SharedBudget(QueueingBudget):
         ended.lease.open = False
         if self._life == "closed":
             return  # it counts as lost, like the answers of a process that died
-        self._ended.append(ended)
+        if not self._holding.end(ended):
+            return
         ordinary = ended.report is not None and ended.report.status == _OK
         probing = self._now() < self._bucket.ledger.probe_until
         if not ordinary or self._queue.length or probing:
             self._serve()
-        elif len(self._ended) == 1 and self._changing is None:
+        elif len(self._holding.ended) == 1 and self._changing is None:
             # No caller waits for this to be known, so it may go with the next decision.
             self._set_timer(_TOGETHER)
 
@@ -152,39 +150,26 @@ class SharedBudget(QueueingBudget):
             self._rest()
 
     async def _change_once(self) -> None:
-        ended, self._ended = self._ended, []
+        holding = self._holding
         waiters = [waiter for waiter in self._queue if not waiter.granted.done()]
-        self._name = self._name or uuid4().hex
-        change = Change(
-            self._settings,
-            self._name,
-            self._in_flight,
-            None if self._bounds is None else self._bucket.ledger,
-            self._bounds or ClockBounds(0.0, 0.0),
-            ended,
-            [Wanted(waiter.weight, waiter.reserve) for waiter in waiters],
-            apart=self._store.apart,
-        )
+        change = holding.begin(waiters, apart=self._store.apart)
         try:
             await self._store.change(change)
         except StoreError as error:
-            self._ended, self._failing = ended + self._ended, True
+            holding.undo(change)
             self._queue.fail_all(error.copy)
             return
         except BaseException:
-            self._ended, self._failing = ended + self._ended, True
+            holding.undo(change)
             raise
-        self._failing = False
         if change.outcome is None:
             raise RuntimeError("the store did not apply the change")
-        self._take_over(change.outcome, ended, waiters)
+        holding.done(change.outcome)
+        self._take_over(change.outcome, change.ended, waiters)
 
     def _take_over(self, outcome: Outcome, ended: list[Ended], waiters: list[Waiter]) -> None:
         """Know what a change came to, and hand out what it granted."""
         self._bucket = TokenBucket(self._settings, outcome.ledger)
-        self._bounds = outcome.bounds
-        self._in_flight += sum(lease.weight for lease in outcome.leases)
-        self._in_flight -= sum(end.lease.weight for end in ended)
         for end in ended:
             self._warn(end.report)
         for waiter, lease in zip(waiters, outcome.leases, strict=False):
@@ -223,9 +208,9 @@ class SharedBudget(QueueingBudget):
             probing = now < bucket.ledger.probe_until
             seconds = min(seconds, store.polling * (1 if probing else _SELDOM))
             store.watch(self._woken)
-        if self._in_flight or first is not None:
+        if self._holding.held or first is not None:
             seconds = min(seconds, self._bucket.transit / HEARTBEATS)
-        if self._ended:
-            seconds = min(seconds, _TRY_AGAIN if self._failing else _TOGETHER)
+        if self._holding.ended:
+            seconds = min(seconds, _TRY_AGAIN if self._holding.failing else _TOGETHER)
         seconds = min(seconds, store.look_at - self._monotonic())
         self._set_timer(max(seconds, 0.001))
