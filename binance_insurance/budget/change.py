@@ -14,15 +14,15 @@ errs on the careful side.
 
 from __future__ import annotations
 
-from math import inf
+from itertools import chain
 from typing import TYPE_CHECKING
 
-import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
-from ..errors import StoreError
 from .ledger import Ledger
-from .refusals import Refusals
+from .refusals import REPEATED
+from .stored import Book, Process, SharedState, decode_ledger, new_state, pack, read
 from .window import TokenBucket
 
 if TYPE_CHECKING:
@@ -31,86 +31,18 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 HEARTBEATS = 4  # so many in the time after which a silent process counts as dead
-_VERSION = 2
+_OLD = 0.75  # a process writes again from this part of the time between two heartbeats on
 _LEAST_LIFETIME = 3600.0
 
 
-class Process(msgspec.Struct, omit_defaults=True):
-    """One process: the weight that it holds, when it said so, and what its first caller wants."""
-
-    weight: int
-    seen: float
-    wanted: int = 0
-    reserve: int = 0
-
-
-class SharedState(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The value in the store."""
-
-    version: int
-    ledger: Ledger = msgspec.field(default_factory=Ledger)
-    processes: dict[str, Process] = {}
-
-
-class _Ban(msgspec.Struct):
-    """What is read of a ledger of another version."""
-
-    ban_ends: float = -inf
-    ban_end_utc: float = 0.0
-    bans: int = 0
-
-
-class _OtherLedger(_Ban):
-    """Version 1 has the ban in the ledger itself, later ones in a part of it."""
-
-    refusals: _Ban | None = None
-
-
-class _OtherState(msgspec.Struct):
-    version: int = 1
-    ledger: _OtherLedger = msgspec.field(default_factory=_OtherLedger)
-
-
-encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(SharedState).decode
-_decode_other = msgspec.msgpack.Decoder(_OtherState).decode
-_decode_ledger = msgspec.msgpack.Decoder(Ledger).decode
-
-
-def new_state(ledger: Ledger | None = None) -> SharedState:
-    """Make a value for a store that holds none."""
-    return SharedState(version=_VERSION, ledger=ledger or Ledger())
-
-
-def copy(ledger: Ledger) -> Ledger:
-    """Return a copy that shares nothing."""
-    return _decode_ledger(encode(ledger))
-
-
-def read(value: bytes) -> SharedState | Refusals:
-    """Read a stored value; of another version, only the ban.
-
-    Raises:
-        StoreError: it is no ledger of any version.
-    """
-    try:
-        other = _decode_other(value)
-        if other.version == _VERSION:
-            return _decode(value)
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"what the shared budget holds is not a ledger: {error}") from error
-    ban = other.ledger.refusals or other.ledger
-    return Refusals(-inf, ban.ban_ends, ban.ban_end_utc, ban.bans)
-
-
-class ClockBounds(msgspec.Struct, frozen=True):
+class ClockBounds(Struct, frozen=True):
     """The store's clock: bounds on what to add to the local monotonic one."""
 
     low: float
     high: float
 
 
-class Ended(msgspec.Struct):
+class Ended(Struct):
     """An answer, or its loss, at a local time; a lease that came back unused has no answer."""
 
     lease: Lease
@@ -128,14 +60,14 @@ class Ended(msgspec.Struct):
             bucket.settle(lease, self.at + bounds.low, self.report, spread=spread)
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class Wanted(Struct, frozen=True):
     """What one caller waits for."""
 
     weight: int
     reserve: int
 
 
-class Written(msgspec.Struct):
+class Written(Struct):
     """What a change wants: the new value, how long it matters, and whether to wake others."""
 
     value: bytes
@@ -143,12 +75,20 @@ class Written(msgspec.Struct):
     wake: bool
 
 
-class Outcome(msgspec.Struct):
-    """What a change came to: the newest ledger, and what this process was granted."""
+class Outcome(Struct):
+    """What a change came to.
+
+    Attributes:
+        ledger: the newest one.
+        bounds: the store's clock.
+        leases: what this process was granted.
+        told_at: the local time at which the store last had this process's word, or before.
+    """
 
     ledger: Ledger
     bounds: ClockBounds
     leases: list[Lease]
+    told_at: float
 
 
 class Change:
@@ -156,6 +96,7 @@ class Change:
 
     Args:
         settings: of the budget.
+        place: names the exchange and the IP; each has a value of its own.
         name: of this process.
         in_flight: the weight that this process holds.
         known: the ledger as it was after the last change, encoded; None before any,
@@ -171,6 +112,7 @@ class Change:
     def __init__(
         self,
         settings: Settings,
+        place: str,
         name: str,
         in_flight: int,
         known: bytes | None,
@@ -181,9 +123,11 @@ class Change:
         apart: bool,
     ) -> None:
         self.outcome: Outcome | None = None
+        self.place = place
         self.in_flight = in_flight
         self.bounds = bounds
         self._settings = settings
+        self._length = int(settings.interval)
         self._name = name
         self.ended = ended
         self._known = known
@@ -192,7 +136,7 @@ class Change:
 
     def known(self) -> Ledger:
         """Return a copy of the ledger as it was after the last change."""
-        return Ledger() if self._known is None else _decode_ledger(self._known)
+        return Ledger() if self._known is None else decode_ledger(self._known)
 
     def __call__(self, value: bytes | None, now: float, bounds: ClockBounds) -> Written | None:
         """Return what to write in place of `value` at local time `now`, None to leave it.
@@ -204,17 +148,35 @@ class Change:
         own.shift(bounds.low - self.bounds.low)
         found = None if value is None else read(value)
         if isinstance(found, SharedState):
-            state = found
-            news = state.ledger.refusals.merge(own.refusals) or self._apart
-            if self._apart:
-                state.ledger.merge(own)
+            state, news = found, found.refusals.merge(own.refusals)
         else:  # the value was lost, is not written yet, or is of another version
-            state, news = new_state(own), found is not None
-            if self._known is not None:
-                TokenBucket(self._settings, own).restart(self.in_flight, now + bounds.low)
+            state = new_state(own.refusals)
             if found is not None:
-                own.refusals.merge(found)
+                state.refusals.merge(found)
+            news = found is not None or state.refusals.forbid(now + bounds.low)
+        news |= self._know(state, own, now + bounds.low)
         return self.apply(state, now, bounds, news=news)
+
+    def alone(self, local: float) -> tuple[SharedState, Ledger]:
+        """Return a state for this process alone, of what it knew, and the ledger in it."""
+        own = self.known()
+        state = new_state(own.refusals)
+        self._know(state, own, local + self.bounds.low)
+        return state, own
+
+    def _know(self, state: SharedState, own: Ledger, now: float) -> bool:
+        """Let a state know what this process was told; return whether any of it was new."""
+        book = state.books.get(self._length)
+        if book is None:
+            if self._known is not None:
+                TokenBucket(self._settings, own).restart(self.in_flight, now)
+            state.books[self._length] = Book(own)
+            return False
+        TokenBucket(self._settings, book.ledger).refresh(now)
+        news = book.ledger.merge(own)
+        if self._apart:
+            book.ledger.distrust()
+        return news or self._apart
 
     def apply(
         self,
@@ -234,31 +196,36 @@ class Change:
             news: whether the state is already another than the store's.
             least_reserve: what each grant must leave, whatever its caller's reserve.
         """
-        bucket = TokenBucket(self._settings, state.ledger)
-        processes, now = state.processes, local + bounds.low
-        me = processes.pop(self._name, None)
+        book, refusals = state.books[self._length], state.refusals
+        ledger, processes, now = book.ledger, book.processes, local + bounds.low
+        ledger.refusals = refusals
+        bucket = TokenBucket(self._settings, ledger)
+        me, known = processes.pop(self._name, None), replace(refusals)
         in_flight = self._settle(bucket, 0 if me is None else me.weight, bounds)
         self._bury(bucket, processes, now)
         bucket.refresh(now)
-        banned = state.ledger.refusals.banned_until(now) is not None
+        if refusals != known:
+            for other in state.books.values():
+                other.ledger.distrust()
+        banned = refusals.banned_until(now) is not None
         leases = [] if banned else self._grant(bucket, now, least_reserve)
         in_flight += sum(lease.weight for lease in leases)
         for lease in leases:
             lease.sent_at = local
         wanted = self._wanted[len(leases) :][:1] if not banned else []
-        wake = any(
-            other.wanted and (banned or bucket.may_grant(other.wanted, now, other.reserve))
-            for other in processes.values()
-        )
+        wake = _should_wake(state, book, bucket, now, banned=banned)
         mine = None
         if in_flight or wanted:
             first = wanted[0] if wanted else Wanted(0, 0)
             mine = processes[self._name] = Process(in_flight, now, first.weight, first.reserve)
-        self.outcome = Outcome(state.ledger, bounds, leases)
-        if not (news or self.ended or leases or _is_due(me, mine, bucket.transit / HEARTBEATS)):
+        due = news or self.ended or leases or _is_due(me, mine, bucket.transit / HEARTBEATS)
+        seen = now if due or me is None else me.seen
+        self.outcome = Outcome(ledger, bounds, leases, seen - bounds.high)
+        if not due:
             return None
-        lifetime = max(_LEAST_LIFETIME, state.ledger.refusals.ban_ends - now) + 2 * bucket.interval
-        return Written(encode(state), lifetime, wake)
+        matters_until = max(refusals.frozen_until, refusals.ban_ends + REPEATED)
+        lifetime = max(_LEAST_LIFETIME, matters_until - now) + 2 * bucket.interval
+        return Written(pack(state, ledger), lifetime, wake)
 
     def _settle(self, bucket: TokenBucket, noted: int, bounds: ClockBounds) -> int:
         """Apply what has ended; return the weight that this process still holds."""
@@ -289,9 +256,22 @@ class Change:
         return leases
 
 
+def _should_wake(
+    state: SharedState, book: Book, bucket: TokenBucket, now: float, *, banned: bool
+) -> bool:
+    """Return whether a caller of another process can be served now, or must know of a ban."""
+    if banned:
+        everybody = chain.from_iterable(each.processes.values() for each in state.books.values())
+        return any(other.wanted for other in everybody)
+    return any(
+        other.wanted and bucket.may_grant(other.wanted, now, other.reserve)
+        for other in book.processes.values()
+    )
+
+
 def _is_due(before: Process | None, after: Process | None, heartbeat: float) -> bool:
     """Return whether what a process has written down of itself is no longer right, or old."""
     if before is None or after is None:
         return before is not after
     same = replace(before, seen=after.seen) == after
-    return not same or after.seen - before.seen >= heartbeat
+    return not same or after.seen - before.seen >= heartbeat * _OLD

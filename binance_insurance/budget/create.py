@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from .exchange import DEFAULT_GROUP
 from .local import LocalBudget
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def create_budget(
     *,
     interval: float = 60.0,
     reserve: int = 480,
-    group: str = "fapi.binance.com",
+    group: str = DEFAULT_GROUP,
 ) -> WeightBudget:
     """Make the budget that a URL names.
 
@@ -28,7 +29,8 @@ def create_budget(
         limit: weight that the exchange grants the IP in one window.
         interval: seconds of a window, a whole number.
         reserve: weight in each window that is left to the other clients on the IP.
-        group: which budget it is, where several are shared in one place.
+        group: names the egress IP, where processes that share a place leave by several. Budgets of
+            different exchanges never meet, whatever their group.
 
     Raises:
         ValueError: invalid URL or number.

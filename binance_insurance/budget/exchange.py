@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 DEFAULT_EXCHANGE = "https://fapi.binance.com"
+DEFAULT_GROUP = "default"  # of processes that all leave by one IP
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Two names of the demo exchange, which has one used-weight counter.
 _OTHER_NAMES = {"https://testnet.binancefuture.com": "https://demo-fapi.binance.com"}

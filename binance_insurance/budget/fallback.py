@@ -7,15 +7,15 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ..errors import StoreError
-from .change import new_state
-from .window import TokenBucket
+from .stored import copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .change import Change, SharedState
+    from .change import Change
     from .settings import Settings
     from .store import Store
+    from .stored import SharedState
 
 _log = logging.getLogger("binance_insurance.budget")
 _LOOK_AGAIN = 1.0  # seconds between two looks for a store that was out of reach
@@ -45,7 +45,8 @@ class Fallback:
         self._settings = settings
         self._share = max(1, int(settings.capacity * share))
         self._monotonic = monotonic
-        self._state: SharedState | None = None
+        self._state: SharedState | None = None  # of this process alone, while it is apart
+        self._place = ""
 
     @property
     def apart(self) -> bool:
@@ -59,6 +60,8 @@ class Fallback:
 
     async def change(self, change: Change) -> None:
         """Apply a change to the store, or to this process's own ledger."""
+        if change.place != self._place:  # a client has named another exchange
+            self._place, self._state, self.least_reserve, self.look_at = change.place, None, 0, inf
         if self._state is None or self._monotonic() >= self.look_at:
             try:
                 await self._store.change(change)
@@ -75,11 +78,17 @@ class Fallback:
             change.apply(
                 self._state, self._monotonic(), change.bounds, least_reserve=self.least_reserve
             )
+            if change.outcome is not None:
+                change.outcome.ledger = copy(change.outcome.ledger)
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` when another process asks for it, while the store can be reached."""
         if self._state is None:
             self._store.watch(wake)
+
+    def restart(self) -> None:
+        """Drop what belonged to an event loop that has ended."""
+        self._store.restart()
 
     async def aclose(self) -> None:
         """Let go of the store."""
@@ -92,7 +101,11 @@ class Fallback:
             self._share,
             self._settings.capacity,
         )
-        self._state = new_state(change.known())
-        now = self._monotonic() + change.bounds.low
-        TokenBucket(self._settings, self._state.ledger).restart(change.in_flight, now)
         self.least_reserve = self._settings.limit - self._share
+        now = self._monotonic()
+        self._state, ledger = change.alone(now)
+        now += change.bounds.low
+        told = change.known()
+        if told.window >= 0.0 and told.trusted_until <= now < told.ends_at:
+            # Others may have spent all of this window since, and nobody says so any more.
+            ledger.spent = self._settings.limit + ledger.unsettled

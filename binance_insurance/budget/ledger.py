@@ -148,12 +148,28 @@ class Ledger(Struct, omit_defaults=True):
         self.unsettled += weight
         self.spent = max(self.reported, self.spent + weight)
 
-    def merge(self, other: Ledger) -> None:
-        """Learn what another ledger knows of windows; its granted weight is not taken over."""
+    def merge(self, other: Ledger) -> bool:
+        """Learn what another ledger was told of windows; its granted weight is not taken over.
+
+        Returns whether any of it was new.
+        """
         if other.window > self.window:
             self.clock, self.window, self.ends_at = other.clock, other.window, other.ends_at
-            self.reported = self.spent = 0
-        if other.window == self.window:
-            self.reported = max(self.reported, other.reported)
-            self.spent = max(self.spent, self.reported)
+            self.reported, self.spent, self.early = 0, 0, Early()
+        elif other.window < self.window or not self._lacks(other):
+            return False
+        if other.early.used > self.early.used:
+            self.early = Early(other.early.used, max(self.early.at, other.early.at))
+        self.reported = max(self.reported, other.reported)
+        self.spent = max(self.reported, self.spent)
         self.distrust()
+        return True
+
+    def _lacks(self, other: Ledger) -> bool:
+        """Return whether a ledger of the same window was told more than this one.
+
+        A sum reported around a rollover is gone where an answer has been believed since.
+        """
+        return other.reported > self.reported or (
+            other.early.used > self.early.used and other.trusted_until >= self.trusted_until
+        )

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from .._runtime import Runtime
 from ..errors import StoreError
 from .change import ClockBounds
+from .exchange import DEFAULT_GROUP
 from .fallback import Fallback
 from .settings import Settings
 from .shared import SharedBudget
@@ -75,8 +76,7 @@ class RedisBudget(SharedBudget):
         limit: weight that the exchange grants the IP in one window.
         interval: seconds of a window, a whole number.
         reserve: weight in each window that is left to the other clients on the IP.
-        group: which budget it is: all with the same group share one. The default is the host of
-            the exchange; where processes leave by several IPs, name the egress IP.
+        group: names the egress IP, where processes on one server leave by several.
         share: the part of limit - reserve up to which each process goes on by itself while Redis
             is out of reach; it comes back by itself. None fails with `StoreError` instead.
         timeout: seconds after which Redis counts as out of reach.
@@ -98,16 +98,16 @@ class RedisBudget(SharedBudget):
         *,
         interval: float = 60.0,
         reserve: int = 480,
-        group: str = "fapi.binance.com",
+        group: str = DEFAULT_GROUP,
         share: float | None = 0.25,
         timeout: float = 1.0,
         runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
     ) -> None:
         settings = Settings(limit, interval, reserve)
-        store: Store = _Server(url, f"{_PREFIX}:{{{group}}}:{interval:g}", timeout, runtime)
+        store: Store = _Server(url, timeout, runtime)
         if share is not None:
             store = Fallback(store, settings, share, runtime.monotonic)
-        super().__init__(settings, store, runtime.monotonic)
+        super().__init__(settings, store, runtime, group)
 
 
 class _Server:
@@ -116,8 +116,8 @@ class _Server:
     least_reserve = 0
     look_at = inf
 
-    def __init__(self, url: str, key: str, timeout: float, runtime: Runtime) -> None:
-        self._key = key
+    def __init__(self, url: str, timeout: float, runtime: Runtime) -> None:
+        self._key = ""
         self._monotonic = runtime.monotonic
         self._redis: aioredis.Redis = aioredis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
             url,
@@ -127,7 +127,7 @@ class _Server:
             retry=Retry(NoBackoff(), 0),
         )
         self._script = cast("_Script", self._redis.register_script(_CHANGE))
-        self._me = uuid4().hex
+        self._me = ""  # made with the first change, for a process that is forked until then
         self._versions = (f"{self._me}:{number}" for number in itertools.count(1))
         self._sleep = runtime.sleep
         self._round_trip = 0.0
@@ -138,6 +138,7 @@ class _Server:
         self._listening: asyncio.Task[None] | None = None
 
     async def change(self, change: Change) -> None:
+        self._go_to(f"{_PREFIX}:{{{change.place}}}")
         try:
             began, newest = self._monotonic(), self._read_at == -inf
             if newest:
@@ -160,6 +161,9 @@ class _Server:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise StoreError(f"the budget's Redis is out of reach: {reason}") from error
 
+    def restart(self) -> None:
+        """Do nothing yet."""
+
     def watch(self, wake: Callable[[], None]) -> None:
         """Listen for the other processes."""
         if self._listening is None or self._listening.done():
@@ -170,6 +174,16 @@ class _Server:
             self._listening.cancel()
             await asyncio.wait([self._listening])
         await self._redis.aclose()
+
+    def _go_to(self, key: str) -> None:
+        """Know nothing of the value at a key that is another one than before."""
+        self._me = self._me or uuid4().hex
+        if key != self._key:
+            self._key, self._version = key, ""
+            self._value, self._read_at = None, -inf
+            if self._listening is not None:
+                self._listening.cancel()
+                self._listening = None
 
     async def _run(self, written: Written | None = None, *, reserve: bool = False) -> bool:
         """Run the script; return whether it wrote. If not, the newest value is known after it."""

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
+from msgspec import Struct
 
-from ..errors import StoreError
-from .change import HEARTBEATS, Ended, copy
+from ..errors import IPBannedError, StoreError
+from .change import HEARTBEATS, Ended
 from .holding import Holding
 from .ledger import Ledger
 from .queueing import QueueingBudget, ban_error
 from .window import TokenBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from .._runtime import Runtime
     from .change import Outcome
     from .ledger import Lease
     from .queue import Waiter
@@ -34,18 +33,44 @@ _TOGETHER = 0.005  # seconds that an answer may wait to be written down with the
 _OK = 200
 _LONGEST_WAIT = 30.0  # seconds that callers go without a look at what others have learned
 _SELDOM = 10  # without a probe in flight, others learn less that matters to callers that wait
+_BETWEEN_LOOKS = 1.0  # seconds between two looks whether the store still has a ban
+
+
+class _Look(Struct):
+    """Whether to look if the store has a ban that is known here, and when that was last done."""
+
+    asked: bool = False
+    at: float = -inf
 
 
 class SharedBudget(QueueingBudget):
-    """A budget whose ledger lies in a store that processes share."""
+    """A budget whose ledger lies in a store that processes share.
 
-    def __init__(self, settings: Settings, store: Store, monotonic: Callable[[], float]) -> None:
-        super().__init__(settings, TokenBucket(settings, Ledger()), monotonic)
+    What it knows is the ledger after the last change, and what has ended here since.
+    """
+
+    def __init__(self, settings: Settings, store: Store, runtime: Runtime, group: str) -> None:
+        super().__init__(settings, TokenBucket(settings, Ledger()), runtime.monotonic)
         self._store = store
-        self._holding = Holding(settings)
+        self._holding = Holding(settings, runtime, group)
         self._changing: asyncio.Task[None] | None = None
         self._again = False
-        self._life: Literal["open", "closing", "closed"] = "open"
+        self._look = _Look()
+
+    def serve(self, base_url: str) -> None:
+        """Serve the exchange of a client; the first client decides which.
+
+        What was learned before of the exchange that is served without any client is dropped where
+        that is another one.
+
+        Raises:
+            ValueError: it serves another exchange, or base_url is no URL.
+        """
+        before = self.exchange
+        super().serve(base_url)
+        if self.exchange != before:
+            self._holding = self._holding.again()
+            self._bucket = TokenBucket(self._settings, Ledger())
 
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
         """Wait until `weight` may be sent by this process, and take it.
@@ -58,30 +83,50 @@ class SharedBudget(QueueingBudget):
             IPBannedError: at once, while the IP is banned, whichever process met the ban.
             BudgetTimeoutError: at once, if the wait would surely outlast `timeout` seconds; or
                 when they have passed. Also if `weight` is more than a window ever holds.
-            StoreError: the store is out of reach, and no share was configured for that case.
+            StoreError: the store is out of reach, and no share was configured for that case. Or
+                the budget is closed, or was in use before this process was forked.
+            RuntimeError: another event loop that is running uses it.
         """
+        self._holding.check()
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._enter(loop)
         self.check(weight, timeout=timeout)
         return await self._wait(weight, timeout)
 
+    def check(self, weight: int, *, timeout: float | None = None) -> None:
+        """Raise what a caller that would have to wait for `weight` can know at once.
+
+        Raises:
+            IPBannedError: the IP is banned.
+            BudgetTimeoutError: the wait would surely outlast `timeout` seconds, or never end.
+        """
+        try:
+            super().check(weight, timeout=timeout)
+        except IPBannedError:
+            # The store may have lost the ban: look soon.
+            if not self._look.asked and self._is_here() and not self._holding.forked:
+                self._look.asked = True
+                if self._changing is None:
+                    self._rest()
+            raise
+
     def confirm(self, lease: Lease) -> bool:
-        """Return whether a granted request may be sent now, and count it as sent from now on."""
-        if not self._bucket.confirm(lease, self._now(), self._settings.reserve):
+        """Return whether a granted request may be sent now, and count it as sent from now on.
+
+        Not if the other processes may have taken this one for dead, since it did not write for
+        long: then they no longer count what it holds.
+        """
+        if not (
+            self._holding.counts(lease, apart=self._store.apart)
+            and self._bucket.confirm(lease, self._now(), self._reserve)
+        ):
             return False
         lease.sent_at = self._monotonic()
         return True
 
     def settle(self, lease: Lease, report: Report | None) -> None:
         """Record what the answer reported; None if the request was sent without one."""
-        bounds = self._holding.bounds
-        if lease.open and bounds is not None and report is not None and report.status != _OK:
-            # Until the change is made, this is what is known here of a ban or a freeze. The
-            # weight is settled by the change alone.
-            self._bucket = TokenBucket(self._settings, copy(self._bucket.ledger))
-            ended = replace(lease, sent_at=lease.sent_at + bounds.low)
-            self._bucket.observe(ended, self._now(), report, spread=bounds.high - bounds.low)
         self._end(Ended(lease, self._monotonic(), report))
 
     def release(self, lease: Lease) -> None:
@@ -89,18 +134,21 @@ class SharedBudget(QueueingBudget):
         self._end(Ended(lease, self._monotonic(), unused=True))
 
     async def aclose(self) -> None:
-        """Write down what has ended, fail the callers that wait, and let go of the store."""
-        self._life = "closing"
+        """Fail the callers that wait, write down what has ended, and let go of the store.
+
+        In a process that was forked from the one that used it, it does nothing.
+        """
+        holding, loop = self._holding, asyncio.get_running_loop()
+        if holding.forked or holding.closed:
+            return
+        if loop is not self._loop and not self._closed:
+            self._enter(loop)
         self._close()
-        while self._changing is not None or self._holding.ended:
-            if self._changing is None:
-                self._serve()
-            if self._changing is not None:
-                await asyncio.wait([self._changing])
-            if self._holding.failing or self._store.apart:
+        while self._changing is not None or holding.ended or self._look.asked:
+            await asyncio.wait([self._changing or self._start()])
+            if holding.failing or self._store.apart:
                 break  # it counts as lost, like the answers of a process that died
-        self._life = "closed"
-        self._set_timer(inf)
+        holding.closed = True
         await self._store.aclose()
 
     @property
@@ -108,31 +156,81 @@ class SharedBudget(QueueingBudget):
         return self._store.least_reserve
 
     def _now(self) -> float:
-        bounds = self._holding.bounds
-        return self._monotonic() + (0.0 if bounds is None else bounds.low)
+        return self._monotonic() + self._holding.bounds.low
+
+    def _is_here(self) -> bool:
+        """Whether this is the loop that the budget belongs to."""
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False  # a lease came back when its loop had ended
+
+    def _restart(self) -> None:
+        super()._restart()
+        self._changing, self._again = None, False
+        self._holding.undo()
+        self._store.restart()
 
     def _end(self, ended: Ended) -> None:
-        if not ended.lease.open:
+        """Know that a lease has come back; the next change writes it down."""
+        lease, report, holding = ended.lease, ended.report, self._holding
+        if not lease.open:
             return
-        ended.lease.open = False
-        if self._life == "closed":
-            return  # it counts as lost, like the answers of a process that died
-        if not self._holding.end(ended):
-            return
-        ordinary = ended.report is not None and ended.report.status == _OK
+        lease.open = False
         probing = self._now() < self._bucket.ledger.probe_until
+        if not holding.end(ended):
+            return  # the budget is closed, or served another exchange, or this is a forked process
+        ended.apply(self._bucket, holding.bounds)
+        ordinary = report is not None and report.status == _OK
+        if not ordinary:
+            self._warn(report)
+            self._fail_if_banned()
         if not ordinary or self._queue.length or probing:
             self._serve()
-        elif len(self._holding.ended) == 1 and self._changing is None:
+        elif len(holding.ended) == 1 and self._changing is None and self._is_here():
             # No caller waits for this to be known, so it may go with the next decision.
             self._set_timer(_TOGETHER)
 
+    def _fail_if_banned(self) -> None:
+        banned = self._bucket.ledger.refusals.banned_until(self._now())
+        if banned is not None:
+            self._queue.fail_all(lambda: ban_error(banned))
+
     def _serve(self) -> None:
         """Start a change, or have the one under way be followed by another."""
-        if self._changing is None:
-            self._changing = asyncio.get_running_loop().create_task(self._change())
-        else:
+        if self._changing is not None:
             self._again = True
+        elif self._is_here():  # else the next caller in another loop starts it
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                self._set_timer(0.0)  # the loop may be about to end
+            elif task is None and self._is_ending():
+                self._set_timer(_TRY_AGAIN)
+            else:
+                self._start()
+
+    def _is_ending(self) -> bool:
+        """Whether the loop seems to end: nobody waits, and all tasks are being cancelled.
+
+        A new task would then be destroyed while it is pending.
+        """
+        return not self._queue.length and all(task.cancelling() for task in asyncio.all_tasks())
+
+    def _start(self) -> asyncio.Task[None]:
+        self._changing = asyncio.get_running_loop().create_task(self._change())
+        self._changing.add_done_callback(self._changed)
+        return self._changing
+
+    def _changed(self, task: asyncio.Task[None]) -> None:
+        if task is not self._changing:
+            return  # of a loop that has ended
+        self._changing = None
+        if task.cancelled():
+            self._set_timer(_TRY_AGAIN)
+        elif self._again:
+            self._serve()
+        else:
+            self._rest()
 
     async def _change(self) -> None:
         try:
@@ -145,14 +243,13 @@ class SharedBudget(QueueingBudget):
             defect = error
             self._queue.fail_all(lambda: defect)
             raise
-        finally:
-            self._changing = None
-            self._rest()
 
     async def _change_once(self) -> None:
-        holding = self._holding
+        holding, look = self._holding, self._look.asked
         waiters = [waiter for waiter in self._queue if not waiter.granted.done()]
-        change = holding.begin(waiters, apart=self._store.apart)
+        change = holding.begin(self.exchange, waiters, apart=self._store.apart)
+        if look:
+            self._look.at = self._monotonic()
         try:
             await self._store.change(change)
         except StoreError as error:
@@ -164,14 +261,19 @@ class SharedBudget(QueueingBudget):
             raise
         if change.outcome is None:
             raise RuntimeError("the store did not apply the change")
+        if look:
+            self._look.asked = False
         holding.done(change.outcome)
-        self._take_over(change.outcome, change.ended, waiters)
+        if holding is self._holding:
+            self._take_over(change.outcome, waiters)
+        else:
+            self._again = True  # a client has named another exchange
 
-    def _take_over(self, outcome: Outcome, ended: list[Ended], waiters: list[Waiter]) -> None:
+    def _take_over(self, outcome: Outcome, waiters: list[Waiter]) -> None:
         """Know what a change came to, and hand out what it granted."""
         self._bucket = TokenBucket(self._settings, outcome.ledger)
-        for end in ended:
-            self._warn(end.report)
+        for ended in self._holding.ended:
+            ended.apply(self._bucket, outcome.bounds)
         for waiter, lease in zip(waiters, outcome.leases, strict=False):
             if waiter in self._queue:
                 self._queue.remove(waiter)
@@ -179,18 +281,17 @@ class SharedBudget(QueueingBudget):
                 self.release(lease)
             else:
                 waiter.granted.set_result(lease)
-        banned = outcome.ledger.refusals.banned_until(self._now())
-        if banned is not None:
-            self._queue.fail_all(lambda: ban_error(banned))
+        self._fail_if_banned()
         first = self._queue.first
         self._fail_late()
         if first is not self._queue.first:
             self._again = True  # the next may be lighter
 
     def _joined(self, waiter: Waiter) -> None:
-        # A caller that joins while a change is under way was not asked for in it.
-        if self._queue.first is waiter or self._changing is not None:
-            self._serve()
+        if self._changing is not None:
+            self._again = True  # it was not asked for in the change that is under way
+        elif self._queue.first is waiter:
+            self._start()
 
     def _woken(self) -> None:
         if self._queue.length:
@@ -198,19 +299,21 @@ class SharedBudget(QueueingBudget):
 
     def _rest(self) -> None:
         """Set the timer for what comes next by itself."""
-        if self._life == "closed":
+        if not self._is_here():
             return
-        seconds, first, store = inf, self._queue.first, self._store
+        seconds, first, store, holding = inf, self._queue.first, self._store, self._holding
+        local, now, bucket = self._monotonic(), self._now(), self._bucket
         if first is not None:
-            now, bucket = self._now(), self._bucket
             reserve = max(first.reserve, store.least_reserve)
             seconds = min(bucket.wake_at(first.weight, now, reserve) - now, _LONGEST_WAIT)
             probing = now < bucket.ledger.probe_until
             seconds = min(seconds, store.polling * (1 if probing else _SELDOM))
             store.watch(self._woken)
-        if self._holding.held or first is not None:
-            seconds = min(seconds, self._bucket.transit / HEARTBEATS)
-        if self._holding.ended:
-            seconds = min(seconds, _TRY_AGAIN if self._holding.failing else _TOGETHER)
-        seconds = min(seconds, store.look_at - self._monotonic())
-        self._set_timer(max(seconds, 0.001))
+        if holding.held or first is not None:
+            heartbeat = bucket.transit / HEARTBEATS
+            seconds = min(seconds, max(holding.told_at + heartbeat - local, heartbeat / 4))
+        if holding.ended:
+            seconds = min(seconds, _TRY_AGAIN if holding.failing else _TOGETHER)
+        if self._look.asked:
+            seconds = min(seconds, self._look.at + _BETWEEN_LOOKS - local)
+        self._set_timer(max(min(seconds, store.look_at - local), 0.001))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from .._runtime import Runtime
 from ..errors import StoreError
 from .change import ClockBounds
+from .exchange import DEFAULT_GROUP
 from .settings import Settings
 from .shared import SharedBudget
 
@@ -39,7 +40,7 @@ class SqliteBudget(SharedBudget):
         limit: weight that the exchange grants the IP in one window.
         interval: seconds of a window, a whole number.
         reserve: weight in each window that is left to the other clients on the IP.
-        group: which budget it is; a file can hold those of several exchanges or egress IPs.
+        group: names the egress IP, where processes on one file leave by several.
         runtime: clocks, for tests.
 
     Raises:
@@ -59,12 +60,12 @@ class SqliteBudget(SharedBudget):
         *,
         interval: float = 60.0,
         reserve: int = 480,
-        group: str = "fapi.binance.com",
+        group: str = DEFAULT_GROUP,
         runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
     ) -> None:
         settings = Settings(limit, interval, reserve)
-        store = _File(Path(path), f"{group}:{interval:g}", runtime)
-        super().__init__(settings, store, runtime.monotonic)
+        store = _File(Path(path), runtime)
+        super().__init__(settings, store, runtime, group)
         weakref.finalize(self, store.shut).atexit = True
 
 
@@ -74,9 +75,8 @@ class _File:
     least_reserve = 0
     look_at = inf
 
-    def __init__(self, path: Path, name: str, runtime: Runtime) -> None:
+    def __init__(self, path: Path, runtime: Runtime) -> None:
         self._path = path
-        self._name = name
         self._runtime = runtime
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="binance-insurance-budget")
         self._lock = threading.Lock()
@@ -86,9 +86,7 @@ class _File:
 
     async def change(self, change: Change) -> None:
         loop = asyncio.get_running_loop()
-        self._process = self._process or os.getpid()
-        if self._process != os.getpid():
-            raise StoreError("a budget that was in use cannot be forked; make one in each process")
+        self._process = os.getpid()
         try:
             await loop.run_in_executor(self._thread, self._transact, change)
         except (sqlite3.Error, OSError) as error:
@@ -97,10 +95,15 @@ class _File:
     def watch(self, wake: Callable[[], None]) -> None:
         """Do nothing: a file wakes nobody, so callers that wait look again by themselves."""
 
+    def restart(self) -> None:
+        """Do nothing: the thread belongs to no event loop."""
+
     async def aclose(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self.shut)
 
     def shut(self) -> None:
+        if self._process not in {None, os.getpid()}:
+            return  # the thread and the connection are those of the process that was forked
         self._thread.shutdown(wait=True)
         with self._lock:
             if self._connection is not None:
@@ -113,7 +116,7 @@ class _File:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 row = connection.execute(
-                    "SELECT state FROM budget WHERE name = ?", (self._name,)
+                    "SELECT state FROM budget WHERE name = ?", (change.place,)
                 ).fetchone()
                 # The wall clock is the only one that survives a restart of the machine.
                 before, wall = self._runtime.monotonic(), self._runtime.wall()
@@ -123,7 +126,7 @@ class _File:
                 if written is not None:
                     connection.execute(
                         "INSERT OR REPLACE INTO budget (name, state) VALUES (?, ?)",
-                        (self._name, written.value),
+                        (change.place, written.value),
                     )
                 connection.execute("COMMIT")
             except BaseException:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Store(Protocol):
-    """Keeps one value for many processes."""
+    """Keeps one value for many processes, for each exchange and IP."""
 
     @property
     def polling(self) -> float:
@@ -34,7 +34,7 @@ class Store(Protocol):
         ...
 
     async def change(self, change: Change) -> None:
-        """Replace the value by what `change` makes of it, atomically.
+        """Replace the value at `change.place` by what `change` makes of it, atomically.
 
         `change` may be called several times, in any thread; the last call counts. It returns None
         to leave the value as it is.
@@ -46,6 +46,10 @@ class Store(Protocol):
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` in the event loop when another process asks to wake the others."""
+        ...
+
+    def restart(self) -> None:
+        """Drop what belonged to an event loop that has ended."""
         ...
 
     async def aclose(self) -> None:

@@ -7,7 +7,6 @@ import sys
 from contextlib import AsyncExitStack
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Never
-from urllib.parse import urlsplit
 
 import typer
 from platformdirs import user_state_path
@@ -226,7 +225,7 @@ async def _with_client(
             budget_url = budget_url or "memory://"
         try:
             address = budget_url or _own_budget()
-            budget = create_budget(address, group=urlsplit(base_url).netloc or base_url)
+            budget = create_budget(address)
             stack.push_async_callback(budget.aclose)
             client = await stack.enter_async_context(InsuranceClient(base_url, budget=budget))
             await show(client)
