@@ -225,7 +225,8 @@ class TokenBucket:
     def resets_at(self, now: float) -> float | None:
         """Return the next window's start in seconds since 1970, None before any answer."""
         clock = self.ledger.clock
-        return self._start_of(clock.earliest(now)) + self.interval if clock.known else None
+        start = max(self.ledger.window, self._start_of(clock.earliest(now)))
+        return start + self.interval if clock.known else None
 
     def _fits(self, weight: int, reserve: int) -> bool:
         return weight <= self.room(reserve) or self._only_overtaken(weight, reserve)
