@@ -1,15 +1,21 @@
-"""Where processes keep a shared ledger: files and servers that begin, go, move and lose data."""
+"""Where processes keep a shared ledger: files and servers that begin, go, move and lose data.
+
+And their clocks, which are stepped.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from statistics import median
 from subprocess import Popen
+from uuid import uuid4
 
 import pytest
 import redis
@@ -17,9 +23,17 @@ import redis
 from benchmarks.fleet import windows
 from benchmarks.processes import running
 from benchmarks.redis_server import RedisServer
-from binance_insurance import BudgetTimeoutError, SqliteBudget
-from binance_insurance.budget import Report, create_budget
+from binance_insurance import (
+    BudgetTimeoutError,
+    IPBannedError,
+    RedisBudget,
+    Runtime,
+    SqliteBudget,
+)
+from binance_insurance.budget import Report, WeightBudget, create_budget
+from binance_insurance.budget.witness import Witnesses
 
+from .conftest import EPOCH
 from .scale import CAMPAIGN, sample
 from .test_fleet import INTERVAL, LIMIT, Fleet, fleet, full
 
@@ -232,3 +246,221 @@ def test_a_new_file_is_for_its_user_alone_and_another_keeps_its_mode(tmp_path: P
     shared.chmod(0o666)
     for then in (stay, delete):
         assert asyncio.run(use(shared, then)) == {0o666}
+
+
+class Machine:
+    """The clocks of one machine; the exchange's is 100 s ahead of the true time."""
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self.later = 5000.0  # how much more than that has passed
+        self.stepped = 0.0  # by how much its wall clock was set
+        self.started = 0.0  # when it was started
+        self.runtime = Runtime(monotonic=lambda: self.now - self.started, wall=self.wall)
+
+    @property
+    def now(self) -> float:
+        """Seconds that have passed, whatever its clocks show."""
+        return self._seconds() + self.later
+
+    def wall(self) -> float:
+        return EPOCH + self.now + self.stepped
+
+    def exchange(self) -> float:
+        return EPOCH + self.now + 100.0
+
+    def report(self, used: int | None, status: int = 200, **more: float) -> Report:
+        return Report(status, used, float(int(self.exchange())), **more)
+
+
+class Spent:
+    """What an exchange with a limit of 40 counts in its windows."""
+
+    def __init__(self, machine: Machine, interval: int = 60) -> None:
+        self._machine = machine
+        self._interval = interval
+        self._weight = Counter[int]()
+        self.refused = 0
+
+    def window(self) -> int:
+        return int(self._machine.exchange() // self._interval)
+
+    async def spend(self, budget: WeightBudget) -> int:
+        """Send one request; return the window in which it was sent."""
+        lease, window = await budget.acquire(), self.window()
+        self._weight[window] += 1
+        self.refused += self._weight[window] > 40
+        budget.settle(lease, self._machine.report(self._weight[window]))
+        return window
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0, 0.0])
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_ban_is_kept_whatever_happens_to_the_clocks(
+    tmp_path: Path, step: float, *, restarted: bool
+) -> None:
+    machine = Machine(asyncio.get_running_loop().time)
+
+    def open_budget() -> SqliteBudget:
+        return SqliteBudget(tmp_path / "budget", 100, reserve=0, runtime=machine.runtime)
+
+    async with open_budget() as budget:
+        budget.settle(await budget.acquire(), machine.report(1))
+        lease, banned_at = await budget.acquire(), machine.now
+        budget.settle(lease, machine.report(None, 418, retry_after=600.0))
+    await asyncio.sleep(50)
+    if restarted:  # nobody can know of a step between shutdown and start
+        machine.started = machine.now - 20
+    async with open_budget() as witness:
+        with pytest.raises(IPBannedError):
+            await witness.acquire()
+    machine.stepped = step
+    for seconds in (51, 300, 598):
+        await asyncio.sleep(banned_at + seconds - machine.now)
+        async with open_budget() as budget:
+            with pytest.raises(IPBannedError):
+                await budget.acquire()
+    async with open_budget() as budget:
+        await asyncio.sleep(banned_at + 602 - machine.now)
+        budget.release(await budget.acquire())
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0, 1800.0, -90.0, 5.0])
+async def test_a_full_window_ends_when_it_ends_whatever_happens_to_the_clocks(
+    tmp_path: Path, step: float
+) -> None:
+    machine = Machine(asyncio.get_running_loop().time)
+    spent = Spent(machine)
+
+    def open_budget() -> SqliteBudget:
+        return SqliteBudget(tmp_path / "budget", 40, reserve=0, runtime=machine.runtime)
+
+    async with open_budget() as one, open_budget() as other:
+        await asyncio.sleep(60 - machine.exchange() % 60 + 5)
+        for _ in range(20):
+            assert await spent.spend(one) == await spent.spend(other)
+        full = spent.window()
+        waiting = asyncio.create_task(spent.spend(one))
+        await asyncio.sleep(1)
+        machine.stepped = step
+        async with open_budget() as new:
+            windows_of = await asyncio.gather(waiting, spent.spend(other), spent.spend(new))
+            assert set(windows_of) == {full + 1}
+            await asyncio.gather(*(spent.spend(new) for _ in range(100)))
+    assert spent.refused == 0
+
+
+class Proxy:
+    """A Redis server whose `TIME` is stepped, for scripts that return it as second and third."""
+
+    _reply = re.compile(rb"(\*[345]\r\n:\d\r\n\$10\r\n)(\d{10})")
+
+    def __init__(self, server: RedisServer, machine: Machine) -> None:
+        self._server = server
+        self._machine = machine
+        self.url = ""
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncGenerator[str]:
+        """Serve; gives the URL."""
+        serving = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        try:
+            yield f"redis://127.0.0.1:{serving.sockets[0].getsockname()[1]}/0"
+        finally:
+            serving.close()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(*self._server.address)
+        asking = asyncio.create_task(self._pump(reader, back))
+        await self._pump(there, writer)
+        await asking
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(self._reply.sub(self._stepped, data))
+        writer.close()
+
+    def _stepped(self, reply: re.Match[bytes]) -> bytes:
+        return b"%b%d" % (reply[1], int(reply[2]) + self._machine.later + self._machine.stepped)
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+def test_a_ban_is_kept_when_the_clock_of_redis_is_stepped(
+    redis_server: RedisServer, step: float
+) -> None:
+    machine = Machine(time.monotonic)
+
+    async def main(url: str) -> None:
+        def open_budget() -> RedisBudget:
+            return RedisBudget(url, 100, reserve=0, group=group, runtime=machine.runtime)
+
+        async with open_budget() as budget, open_budget() as other:
+            budget.settle(await budget.acquire(), machine.report(1))
+            other.release(await other.acquire())
+            lease, banned_at = await budget.acquire(), machine.now
+            budget.settle(lease, machine.report(None, 418, retry_after=600.0))
+            await asyncio.sleep(0.05)
+            machine.stepped = step
+            for seconds in (50, 598):
+                machine.later += banned_at + seconds - machine.now
+                async with open_budget() as new:
+                    for each in (budget, other, new):
+                        with pytest.raises(IPBannedError):
+                            await each.acquire()
+            machine.later += banned_at + 602 - machine.now
+            async with open_budget() as new:
+                for each in (budget, other, new):
+                    each.release(await each.acquire(timeout=1))
+
+    async def served() -> None:
+        async with Proxy(redis_server, machine).serve() as url:
+            await main(url)
+
+    group = uuid4().hex
+    asyncio.run(served())
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+def test_a_full_window_ends_when_it_ends_when_the_clock_of_redis_is_stepped(
+    redis_server: RedisServer, step: float
+) -> None:
+    machine = Machine(time.monotonic)
+
+    async def main(url: str) -> None:
+        def open_budget() -> RedisBudget:
+            return RedisBudget(url, 40, interval=2, reserve=0, group=group, runtime=machine.runtime)
+
+        async with open_budget() as one, open_budget() as other:
+            spent = Spent(machine, 2)
+            await asyncio.sleep(2 - machine.exchange() % 2 + 0.1)
+            for _ in range(20):
+                assert await spent.spend(one) == await spent.spend(other)
+            full = spent.window()
+            waiting = asyncio.create_task(spent.spend(one))
+            await asyncio.sleep(0.1)
+            machine.stepped = step
+            async with open_budget() as new:
+                windows_of = await asyncio.gather(waiting, spent.spend(other), spent.spend(new))
+                assert set(windows_of) <= {full + 1, full + 2}
+        assert spent.refused == 0
+
+    async def served() -> None:
+        async with Proxy(redis_server, machine).serve() as url:
+            await main(url)
+
+    group = uuid4().hex
+    asyncio.run(served())
+
+
+def test_hosts_shift_a_ledger_once_for_a_step_that_all_of_them_see() -> None:
+    state, clock = Witnesses(), 1000.0
+    for host in ("a", "b"):
+        assert state.follow(host, 10.0, clock, clock) == 0.0
+        state.write(host, 10.0, clock, clock)
+    for step in (3600.0, -90.0):
+        clock += step
+        for host, shift in (("a", step), ("b", 0.0), ("a", 0.0), ("new", 0.0)):
+            assert state.follow(host, 20.0, clock, clock) == pytest.approx(shift)
+            state.write(host, 20.0, clock, clock)
+    assert state.follow("a", 5.0, 0.0, 0.0) == 0.0, "its machine was started again"
+    assert state.follow("a", 30.0, clock - 90.0, clock + 90.0) == 0.0, "it knows no better"

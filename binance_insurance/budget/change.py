@@ -36,10 +36,11 @@ _LEAST_LIFETIME = 3600.0
 
 
 class ClockBounds(Struct, frozen=True):
-    """The store's clock: bounds on what to add to the local monotonic one."""
+    """The store's clock: bounds on what to add to the local monotonic one, which `host` names."""
 
     low: float
     high: float
+    host: str = ""
 
 
 class Ended(Struct):
@@ -148,7 +149,8 @@ class Change:
         own.shift(bounds.low - self.bounds.low)
         found = None if value is None else read(value)
         if isinstance(found, SharedState):
-            state, news = found, found.refusals.merge(own.refusals)
+            state, news = found, found.follow(bounds.host, now, bounds.low, bounds.high)
+            news |= state.refusals.merge(own.refusals)
         else:  # the value was lost, is not written yet, or is of another version
             state = new_state(own.refusals)
             if found is not None:
@@ -224,6 +226,7 @@ class Change:
         if not due:
             return None
         matters_until = max(refusals.frozen_until, refusals.ban_ends + REPEATED)
+        state.witnesses.write(bounds.host, local, bounds.low, bounds.high)
         lifetime = max(_LEAST_LIFETIME, matters_until - now) + 2 * bucket.interval
         return Written(pack(state, ledger), lifetime, wake)
 

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from .._runtime import Runtime
 from ..errors import StoreError
+from .boot import boot_id
 from .change import ClockBounds
 from .exchange import DEFAULT_GROUP
 from .fallback import Fallback
@@ -202,7 +203,7 @@ class _Server:
         received = self._monotonic()
         self._round_trip = received - sent
         time = int(reply[1]) + int(reply[2]) / 1e6
-        self._bounds, self._read_at = ClockBounds(time - received, time - sent), received
+        self._bounds, self._read_at = ClockBounds(time - received, time - sent, boot_id()), received
         if reply[0] == _WRITTEN:
             self._version, self._value = version, value
             return True
@@ -216,7 +217,7 @@ class _Server:
 
     def _bounds_at(self, now: float) -> ClockBounds:
         drift = _DRIFT * (now - self._read_at)
-        return ClockBounds(self._bounds.low - drift, self._bounds.high + drift)
+        return ClockBounds(self._bounds.low - drift, self._bounds.high + drift, boot_id())
 
     async def _listen(self, wake: Callable[[], None]) -> None:
         """Pass on what others publish, until the connection breaks."""

@@ -9,6 +9,7 @@ import msgspec
 from ..errors import StoreError
 from .ledger import Ledger
 from .refusals import Refusals
+from .witness import Witnesses
 
 _VERSION = 3
 
@@ -36,11 +37,32 @@ class SharedState(msgspec.Struct, omit_defaults=True, kw_only=True):
         version: of this layout.
         refusals: the freeze and the ban, which hold for windows of any length.
         books: what is known of windows, by their length in seconds.
+        witnesses: what the hosts saw of the store's clock.
     """
 
     version: int
     refusals: Refusals = msgspec.field(default_factory=Refusals)
     books: dict[int, Book] = {}
+    witnesses: Witnesses = msgspec.field(default_factory=Witnesses)
+
+    def follow(self, host: str, now: float, low: float, high: float) -> bool:
+        """Follow the store's clock where it was stepped; see `Witnesses.follow`.
+
+        Returns whether this has to be written.
+        """
+        if not self.witnesses.knows(host, now):
+            return True
+        by = self.witnesses.follow(host, now, low, high)
+        if by:
+            self._shift(by)
+        return by != 0.0
+
+    def _shift(self, by: float) -> None:
+        self.refusals.shift(by)
+        for book in self.books.values():
+            book.ledger.shift(by)
+            for process in book.processes.values():
+                process.seen += by
 
 
 class _Ban(msgspec.Struct):
