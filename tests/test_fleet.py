@@ -7,7 +7,9 @@ the exchange's limit of 2,400.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import median
@@ -15,9 +17,11 @@ from statistics import median
 import pytest
 
 from benchmarks.fleet import OnePoolPerSymbol, Window, process, windows
+from benchmarks.processes import running as started
 from benchmarks.redis_server import RedisServer
 from binance_insurance.sandbox import Fault, Sandbox
 
+from . import ROOT
 from .conftest import SERVERS, StartServer
 from .scale import sample
 
@@ -167,6 +171,51 @@ def test_a_ban_of_one_process_stops_all_processes_and_later_ones(budget: str) ->
         assert errors[0].startswith("IPBannedError")
 
     asyncio.run(main())
+
+
+def test_a_paused_process_sends_nothing_that_it_was_granted_before(budget: str) -> None:
+    scenario = OnePoolPerSymbol(["H", _name(1)], CALLERS)
+    holder = [sys.executable, "-P", str(ROOT / "tests" / "holder.py")]
+
+    def held() -> int:
+        """Return how many requests the process has sent."""
+        return sum(str(seen.symbol).startswith("H") for seen in exchange.requests)
+
+    def left() -> int:
+        """Return the weight that is left of the window."""
+        number = exchange.now // 2
+        return 40 - sum(seen.weight for seen in exchange.requests if seen.at // 2 == number)
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(15):
+            while not condition():  # noqa: ASYNC110 - real processes
+                await asyncio.sleep(0.005)
+
+    async def main() -> None:
+        with started([*holder, exchange.url, budget]) as paused:
+            # The first goes ahead, and then 15 more hold weight and wait for the slot.
+            await until(lambda: held() == 2)
+            await asyncio.sleep(0.05)
+            paused.send_signal(signal.SIGSTOP)
+            sent = held()
+            async with process(
+                exchange.url, budget, 40, interval=2, callers=CALLERS, name=_name(1)
+            ):
+                await asyncio.sleep(3.5)
+                await until(lambda: left() == 0)
+                paused.send_signal(signal.SIGCONT)
+                await asyncio.sleep(2.5)
+        refused = [seen for seen in exchange.requests if seen.verdict != 200]
+        print(f"{sent} sent before, {len(refused)} refused")
+        assert len(refused) <= 1, "the one that was on its way"
+        assert held() > sent, "it goes on"
+
+    async def test() -> None:
+        async with exchange:
+            await main()
+
+    exchange = Sandbox(scenario, limit=40, interval=2, latency=0.1)
+    asyncio.run(test())
 
 
 def test_redis_stops_and_starts_again_under_load(tmp_path: Path) -> None:
