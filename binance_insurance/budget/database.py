@@ -40,7 +40,6 @@ class Database:
         self._names = _names(path)
         self._files: _Files = (None, None, None)  # those of the connection
         self._mode = 0o600
-        self._rows: list[tuple[str, bytes]] = []  # what a new file begins with
 
     def transact(self, decide: Callable[[sqlite3.Connection], None]) -> None:
         """Run a transaction, on the file that is still at the path after it.
@@ -88,14 +87,13 @@ class Database:
         return self._connection
 
     def _reopen(self) -> sqlite3.Connection:
-        """Open what is at the path; a new file begins with what the old one held."""
+        """Open what is at the path, or begin a new file."""
         file, torn = _identity(self._names[0]), False
         if self._connection is not None:
             # If it is there and what belongs to it is not, others may write past it.
             torn = file == self._files[0]
             if file is None or torn:
                 time.sleep(_MOVING)
-            self._rows = _rows(self._connection)
             self.close()
         if file is None or torn:
             for each in _names(self._path.resolve()):
@@ -105,23 +103,13 @@ class Database:
             file = _identity(self._names[0])
         connection = _connect(self._path)
         try:
-            connection.executemany(
-                "INSERT OR IGNORE INTO budget (name, state) VALUES (?, ?)", self._rows
-            )
             self._mode = self._path.stat().st_mode & 0o777
             # If it was moved away in between, it is not in place, and is opened again.
             self._files = (file, *_identities(self._names)[1:])
         except BaseException:
             connection.close()
             raise
-        self._rows = []
         return connection
-
-
-def _rows(connection: sqlite3.Connection) -> list[tuple[str, bytes]]:
-    with contextlib.suppress(sqlite3.Error):  # of a broken file, nothing is taken along
-        return connection.execute("SELECT name, state FROM budget").fetchall()
-    return []
 
 
 def _run(connection: sqlite3.Connection, decide: Callable[[sqlite3.Connection], None]) -> None:

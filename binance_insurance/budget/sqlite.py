@@ -49,9 +49,8 @@ class SqliteBudget(SharedBudget):
     Every decision is one short transaction in a thread of its own. A process can be killed at any
     point: the file stays whole, and the weight that the process held is settled within a window.
     Used weight, a freeze after a 429 and a ban with its end are known to all, and survive
-    restarts. When the file is deleted or moved away, all go on with a new one, which begins with
-    what the old one held. A file that cannot be used is a `StoreError` of `acquire`. Close it with
-    `aclose()` or `async with`.
+    restarts. When the file is deleted or moved away, all go on with a new one. A file that cannot
+    be used is a `StoreError` of `acquire`. Close it with `aclose()` or `async with`.
     """
 
     def __init__(
