@@ -14,7 +14,7 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 _SCHEMA = 1
 _BUSY = 5.0  # seconds to wait for the other processes, each of which takes far less
@@ -182,7 +182,7 @@ def _make(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def _alone(directory: Path) -> Generator[None]:
     """Let one process at a time open or make the database in a directory."""
     if sys.platform == "win32":  # a file that is open cannot be deleted there
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Protocol, cast
 from uuid import uuid4
@@ -19,11 +20,12 @@ from .boot import boot_id
 from .change import ClockBounds
 from .exchange import DEFAULT_GROUP
 from .fallback import Fallback
+from .leftovers import keep, keep_in_children
 from .settings import Settings
 from .shared import SharedBudget
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
     from .change import Change, Written
     from .store import Store
@@ -111,6 +113,68 @@ class RedisBudget(SharedBudget):
         super().__init__(settings, store, runtime, group)
 
 
+class _Client:
+    """redis-py in one event loop, which closes its connections when it ends."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self.redis: aioredis.Redis = aioredis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            # The next change finds out what a lost answer did, so redis-py must not ask again.
+            retry=Retry(NoBackoff(), 0),
+        )
+        self.script = cast("_Script", self.redis.register_script(_CHANGE))
+        self.listening: asyncio.Task[None] | None = None
+        self._end: _End | None = None
+
+    async def open(self) -> None:
+        """Belong to the loop that runs."""
+        if self._end is None:
+            self._end = _End(self.redis)
+            await self._end.begin()
+            keep_in_children(self)
+
+    async def aclose(self) -> None:
+        self.deafen()
+        if self.listening is not None:
+            await asyncio.wait([self.listening])
+        if self._end is not None:
+            await self._end.aclose()
+
+    def deafen(self) -> None:
+        """Listen no more."""
+        if self.listening is not None:
+            self.listening.cancel()
+
+    def leave(self) -> None:
+        """Touch nothing more of the loop, which has ended."""
+        if self._end is not None and not self._end.came:
+            keep(self)  # that loop ended without closing anything
+
+
+class _End:
+    """Closes a client when its loop ends: a loop then closes the asynchronous generators."""
+
+    def __init__(self, client: aioredis.Redis) -> None:
+        self.came = False
+        self._client = client
+        self._waiting = self._wait()
+
+    async def begin(self) -> None:
+        await anext(self._waiting)
+
+    async def aclose(self) -> None:
+        await self._waiting.aclose()
+
+    async def _wait(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            self.came = True
+            await self._client.aclose()
+
+
 class _Server:
     polling = inf
     apart = False
@@ -120,14 +184,8 @@ class _Server:
     def __init__(self, url: str, timeout: float, runtime: Runtime) -> None:
         self._key = ""
         self._monotonic = runtime.monotonic
-        self._redis: aioredis.Redis = aioredis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            # The next change finds out what a lost answer did, so redis-py must not ask again.
-            retry=Retry(NoBackoff(), 0),
-        )
-        self._script = cast("_Script", self._redis.register_script(_CHANGE))
+        self._make_client = partial(_Client, url, timeout)
+        self._client = self._make_client()
         self._me = ""  # made with the first change, for a process that is forked until then
         self._versions = (f"{self._me}:{number}" for number in itertools.count(1))
         self._sleep = runtime.sleep
@@ -136,10 +194,10 @@ class _Server:
         self._value: bytes | None = None
         self._bounds = ClockBounds(0.0, 0.0)
         self._read_at = -inf
-        self._listening: asyncio.Task[None] | None = None
 
     async def change(self, change: Change) -> None:
         self._go_to(f"{_PREFIX}:{{{change.place}}}")
+        await self._client.open()
         try:
             began, newest = self._monotonic(), self._read_at == -inf
             if newest:
@@ -159,22 +217,24 @@ class _Server:
                     newest = True
         except _UNREACHABLE as error:
             self._read_at = -inf  # whether the last change was made is not known
+            if _is_cancelled():
+                raise asyncio.CancelledError from error  # which redis-py took for a timeout
             reason = " ".join(str(error).split()) or type(error).__name__
             raise StoreError(f"the budget's Redis is out of reach: {reason}") from error
 
     def restart(self) -> None:
-        """Do nothing yet."""
+        self._client.leave()
+        self._client = self._make_client()
+        self._read_at = -inf  # whether the last change was made is not known
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Listen for the other processes."""
-        if self._listening is None or self._listening.done():
-            self._listening = asyncio.get_running_loop().create_task(self._listen(wake))
+        client = self._client
+        if client.listening is None or client.listening.done():
+            client.listening = asyncio.get_running_loop().create_task(self._listen(wake))
 
     async def aclose(self) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.wait([self._listening])
-        await self._redis.aclose()
+        await self._client.aclose()
 
     def _go_to(self, key: str) -> None:
         """Know nothing of the value at a key that is another one than before."""
@@ -182,9 +242,8 @@ class _Server:
         if key != self._key:
             self._key, self._version = key, ""
             self._value, self._read_at = None, -inf
-            if self._listening is not None:
-                self._listening.cancel()
-                self._listening = None
+            self._client.deafen()
+            self._client.listening = None
 
     async def _run(self, written: Written | None = None, *, reserve: bool = False) -> bool:
         """Run the script; return whether it wrote. If not, the newest value is known after it."""
@@ -196,7 +255,7 @@ class _Server:
         if reserve:
             reservation = min(_LONGEST_RESERVATION, 2.0 * self._round_trip + 0.005)
         sent = self._monotonic()
-        reply = await self._script(
+        reply = await self._client.script(
             keys=[self._key],
             args=[self._version, version, value, lifetime, wake, self._me, int(reservation * 1000)],
         )
@@ -222,10 +281,18 @@ class _Server:
     async def _listen(self, wake: Callable[[], None]) -> None:
         """Pass on what others publish, until the connection breaks."""
         try:
-            async with self._redis.pubsub() as channel:  # pyright: ignore[reportUnknownMemberType]
+            async with self._client.redis.pubsub() as channel:  # pyright: ignore[reportUnknownMemberType]
                 await channel.subscribe(self._key)
+                if _is_cancelled():
+                    return  # on Python 3.11, a command that was just sent swallows that
                 messages = cast("AsyncIterator[object]", channel.listen())  # pyright: ignore[reportUnknownMemberType]
                 async for _ in messages:
                     wake()
         except _UNREACHABLE:
             return  # the next change meets the same trouble, and says so
+
+
+def _is_cancelled() -> bool:
+    """Whether the current task was asked to end, even if something swallowed that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

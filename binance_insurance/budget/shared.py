@@ -1,7 +1,6 @@
 """The queue of one process in front of a ledger that many processes share.
 
-While one change of the shared value is under way, what happens is gathered for the next, so a
-process has one change in flight at a time.
+A process has one change of the shared value under way at a time; what happens waits for the next.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from .._ended import end_task
 from ..errors import IPBannedError, StoreError
 from .change import HEARTBEATS, Ended
 from .holding import Holding
@@ -44,10 +44,7 @@ class _Look(Struct):
 
 
 class SharedBudget(QueueingBudget):
-    """A budget whose ledger lies in a store that processes share.
-
-    What it knows is the ledger after the last change, and what has ended here since.
-    """
+    """A budget that knows the shared ledger after its last change, and what ended here since."""
 
     def __init__(self, settings: Settings, store: Store, runtime: Runtime, group: str) -> None:
         super().__init__(settings, TokenBucket(settings, Ledger()), runtime.monotonic)
@@ -75,9 +72,9 @@ class SharedBudget(QueueingBudget):
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
         """Wait until `weight` may be sent by this process, and take it.
 
-        First come, first served among the callers of this process; which process is served next
-        is not defined. Each lease must come back once: to `settle` when its request was sent, to
-        `release` when it certainly was not. A cancelled call leaves no trace.
+        First come, first served among the callers of this process; which process is next is not
+        defined. Each lease must come back once: to `settle` when its request was sent, to `release`
+        when it certainly was not. A cancelled call leaves no trace.
 
         Raises:
             IPBannedError: at once, while the IP is banned, whichever process met the ban.
@@ -167,6 +164,8 @@ class SharedBudget(QueueingBudget):
 
     def _restart(self) -> None:
         super()._restart()
+        if self._changing is not None:
+            end_task(self._changing)
         self._changing, self._again = None, False
         self._holding.undo()
         self._store.restart()
@@ -225,7 +224,7 @@ class SharedBudget(QueueingBudget):
         if task is not self._changing:
             return  # of a loop that has ended
         self._changing = None
-        if task.cancelled():
+        if task.cancelled() or task.cancelling():  # redis-py on Python 3.11 can swallow that
             self._set_timer(_TRY_AGAIN)
         elif self._again:
             self._serve()

@@ -18,6 +18,7 @@ from .boot import boot_id
 from .change import ClockBounds
 from .database import Database
 from .exchange import DEFAULT_GROUP
+from .leftovers import keep_in_children
 from .settings import Settings
 from .shared import SharedBudget
 
@@ -85,7 +86,9 @@ class _File:
 
     async def change(self, change: Change) -> None:
         loop = asyncio.get_running_loop()
-        self._process = os.getpid()
+        if self._process is None:
+            self._process = os.getpid()
+            keep_in_children(self)
         try:
             await loop.run_in_executor(self._thread, self._transact, change)
         except (sqlite3.Error, OSError) as error:
