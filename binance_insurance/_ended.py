@@ -28,7 +28,10 @@ def leave_to_the_parent(loop: asyncio.AbstractEventLoop | None) -> None:
 
 
 def end_task(task: asyncio.Task[Any]) -> None:
-    """End a task that its loop has left in the middle."""
+    """End a task that its loop has left in the middle; of one that is done, look at its error."""
+    if task.done():
+        _ = task.cancelled() or task.exception()
+        return
     # It would be logged as destroyed, or as failed if the loop should run once more.
     setattr(task, "_log_destroy_pending", False)  # noqa: B010
     task.add_done_callback(lambda task: task.cancelled() or task.exception())

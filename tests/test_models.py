@@ -91,6 +91,7 @@ async def test_a_list_is_accepted_for_one_symbol_but_one_pool_is_no_snapshot(
     mocked: Callable[..., None],
 ) -> None:
     mocked(BTC, body=b"[" + body(symbols='["ADAUSDT"]') + b"," + body() + b"]")
+    mocked(URL.replace("insuranceBalance", "ping"), body=b"{}", repeat=True)  # it reports no weight
     mocked(URL, body=body())
     async with InsuranceClient() as client:
         assert (await client.fetch_pool("BTCUSDT")).symbols == ("BTCUSDT",)

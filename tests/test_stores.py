@@ -32,7 +32,7 @@ from binance_insurance import (
 from binance_insurance.budget import Report, WeightBudget, create_budget
 from binance_insurance.budget.witness import Witnesses
 
-from .conftest import EPOCH
+from .conftest import EPOCH, SERVERS, StartServer
 from .scale import CAMPAIGN, sample
 from .test_fleet import INTERVAL, LIMIT, Fleet, fleet, full
 
@@ -77,6 +77,12 @@ def move(path: Path) -> None:
 
 def move_alone(path: Path) -> None:
     path.rename(f"{path}.moved")
+
+
+@pytest.fixture
+def redis_server(redis_servers: StartServer) -> RedisServer:
+    """One server is enough here: their clocks do not differ."""
+    return redis_servers(next(iter(SERVERS)))
 
 
 DISTURBANCES = [delete, delete_alone, move, move_alone]
