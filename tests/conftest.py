@@ -19,6 +19,8 @@ from benchmarks.redis_server import RedisServer, find_servers
 from binance_insurance import AssetBalance, InsurancePool, Runtime
 from binance_insurance.sandbox import Scenario
 
+from .scale import CAMPAIGN
+
 # The local clock's reading of the real time; where an exchange's clock comes in, its own differs.
 EPOCH = 1_790_000_000.0
 
@@ -34,6 +36,14 @@ class VirtualTimeLoop(LoopTimeEventLoop, asyncio.SelectorEventLoop):
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Let every coroutine test and its fixtures run in virtual time."""
     return {"virtual": VirtualTimeLoop}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what takes more than 5 s to the campaign."""
+    if not CAMPAIGN:
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in set(long)]
 
 
 def loop_time() -> float:

@@ -129,6 +129,7 @@ def assert_the_limit_is_used(budget: str, *, processes: int) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.long
 def test_the_weight_of_a_killed_process_is_missing_for_at_most_one_window(budget: str) -> None:
     async def main() -> None:
         async with fleet(budget) as running:
@@ -173,6 +174,7 @@ def test_a_ban_of_one_process_stops_all_processes_and_later_ones(budget: str) ->
     asyncio.run(main())
 
 
+@pytest.mark.long
 def test_a_paused_process_sends_nothing_that_it_was_granted_before(budget: str) -> None:
     scenario = OnePoolPerSymbol(["H", _name(1)], CALLERS)
     holder = [sys.executable, "-P", str(ROOT / "tests" / "holder.py")]
@@ -218,6 +220,7 @@ def test_a_paused_process_sends_nothing_that_it_was_granted_before(budget: str) 
     asyncio.run(test())
 
 
+@pytest.mark.long
 def test_redis_stops_and_starts_again_under_load(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     server.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from binance_insurance.budget.report import read_report, used_weight_header, utc
@@ -127,6 +127,7 @@ def test_a_retry_after_that_is_a_date_names_the_end_of_a_ban(named: bytes, end: 
     assert report.banned_until == end
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # its first text takes long
 @given(
     st.sampled_from([200, 400, 418, 429, 503]),
     st.dictionaries(

@@ -9,7 +9,7 @@ from math import inf
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from binance_insurance import BudgetTimeoutError, IPBannedError, LocalBudget, Runtime, StoreError
@@ -284,6 +284,7 @@ async def test_what_is_left_does_not_rise_by_a_report_of_less(runtime: Runtime) 
     assert budget.state().used_weight == 1_000
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

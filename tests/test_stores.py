@@ -116,6 +116,7 @@ def test_processes_that_begin_together_make_one_file(tmp_path: Path) -> None:
     assert answers == ["served"] * len(answers)
 
 
+@pytest.mark.long
 @pytest.mark.campaign
 @pytest.mark.fleet
 @pytest.mark.parametrize(
@@ -158,6 +159,7 @@ def assert_full(busy: Fleet) -> None:
     assert median(weights) >= 0.95 * LIMIT
 
 
+@pytest.mark.long
 @pytest.mark.campaign
 @pytest.mark.fleet
 def test_many_busy_processes_share_a_file(tmp_path: Path) -> None:
@@ -170,6 +172,7 @@ def test_many_busy_processes_share_a_file(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.long
 @pytest.mark.campaign
 @pytest.mark.fleet
 def test_two_of_four_busy_processes_are_killed(tmp_path: Path) -> None:
@@ -185,6 +188,7 @@ def test_two_of_four_busy_processes_are_killed(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.long
 @pytest.mark.campaign
 @pytest.mark.fleet
 def test_redis_loses_its_data_again_and_again(tmp_path: Path) -> None:
