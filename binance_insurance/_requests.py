@@ -197,7 +197,9 @@ class Requests:
                 return await caller
             asked = request.replaced_by or request
             if not asked.in_flight:
-                self._budget.check(LIGHT, timeout=left)
+                # One that waits for a slot or a retry has its weight, unless a freeze holds it.
+                held = asked.waiting or self._budget.state().frozen_until is not None
+                self._budget.check(LIGHT, timeout=left if held else None)
             try:
                 async with asyncio.timeout(left):
                     return await caller

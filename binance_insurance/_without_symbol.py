@@ -78,7 +78,9 @@ class WithoutSymbol:
                 # Their answers bring no trust, or clients that all send one leave too little for
                 # what follows: then chance lets one of them be first.
                 pause = self._budget.interval / _PAUSE_SHARE
+                request.waiting = True
                 await self._runtime.sleep(self._runtime.random() * pause)
+                request.waiting = False
             lease = await attempts.acquire(LIGHT, request)
             if not lease.number:  # another request has gone first meanwhile
                 self._budget.release(lease)

@@ -51,7 +51,7 @@ async def test_odd_headers_cost_neither_weight_nor_an_undocumented_error(
         budget = LocalBudget(10, interval=1, reserve=0, runtime=runtime)
     else:
         budget = SqliteBudget(tmp_path / "b", 10, interval=1, reserve=0, runtime=runtime)
-    headers = dict.fromkeys(NAMES, text)
+    headers: dict[str, str] = dict.fromkeys(NAMES, text)
     async with (
         Sandbox(Singles(30), limit=10, interval=1, clock=wall_time) as exchange,
         budget,

@@ -36,11 +36,23 @@ _LEAST_LIFETIME = 3600.0
 
 
 class ClockBounds(Struct, frozen=True):
-    """The store's clock: bounds on what to add to the local monotonic one, which `host` names."""
+    """The store's clock: bounds on what to add to the local monotonic one.
+
+    Attributes:
+        low: the lower bound,
+        high: and the upper bound.
+        host: names the start of the machine from which the monotonic clock counts.
+        slept: seconds of the machine's sleep since then, in which that clock stood still.
+    """
 
     low: float
     high: float
     host: str = ""
+    slept: float = 0.0
+
+    def seen_by_host(self, local: float) -> tuple[str, float, float, float]:
+        """Return host, time and bounds by a clock that does not stand still in its sleep."""
+        return self.host, local + self.slept, self.low - self.slept, self.high - self.slept
 
 
 class Ended(Struct):
@@ -149,7 +161,7 @@ class Change:
         own.shift(bounds.low - self.bounds.low)
         found = None if value is None else read(value)
         if isinstance(found, SharedState):
-            state, news = found, found.follow(bounds.host, now, bounds.low, bounds.high)
+            state, news = found, found.follow(*bounds.seen_by_host(now))
             news |= state.refusals.merge(own.refusals)
         else:  # the value was lost, is not written yet, or is of another version
             state = new_state(own.refusals)
@@ -226,7 +238,7 @@ class Change:
         if not due:
             return None
         matters_until = max(refusals.frozen_until, refusals.ban_ends + REPEATED)
-        state.witnesses.write(bounds.host, local, bounds.low, bounds.high)
+        state.witnesses.write(*bounds.seen_by_host(local))
         lifetime = max(_LEAST_LIFETIME, matters_until - now) + 2 * bucket.interval
         return Written(pack(state, ledger), lifetime, wake)
 

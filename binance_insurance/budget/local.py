@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from asyncio import get_running_loop
 from math import inf
 from threading import get_ident
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from .._runtime import Runtime
 from .ledger import Ledger
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
     from .ledger import Lease
     from .report import Report
+
+
+_in_use: WeakSet[LocalBudget] = WeakSet()
 
 
 class LocalBudget(QueueingBudget):
@@ -53,6 +58,7 @@ class LocalBudget(QueueingBudget):
         self._own_reserve = reserve
         self._thread = 0  # in which its loop runs
         self._is_running: Callable[[], bool] = bool  # no: bool() is False
+        _in_use.add(self)
 
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
         """Wait until `weight` may be sent, and take it. First come, first served.
@@ -110,12 +116,19 @@ class LocalBudget(QueueingBudget):
         self._close()
         self._is_running = bool
 
+    def _go_on_in_child(self) -> None:
+        """Serve a forked child: what the parent has in flight counts as lost."""
+        self._loop, self._is_running = None, bool
+        self._bucket.restart(0, self._monotonic())
+
     def _enter(self, loop: AbstractEventLoop) -> None:
         super()._enter(loop)
         self._thread, self._is_running = get_ident(), loop.is_running
 
     def _serve(self) -> None:
         """Serve the callers in order as far as the weight goes, and set the timer for the rest."""
+        if not self._is_running():
+            return  # those that wait belong to a loop that has ended
         now, bucket, queue = self._monotonic(), self._bucket, self._queue
         banned = bucket.ledger.refusals.banned_until(now)
         if banned is not None:
@@ -133,3 +146,12 @@ class LocalBudget(QueueingBudget):
         self._set_timer(
             inf if waiter is None else bucket.wake_at(waiter.weight, now, waiter.reserve) - now
         )
+
+
+def _forked() -> None:
+    for budget in list(_in_use):
+        budget._go_on_in_child()  # noqa: SLF001 - of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -208,6 +208,9 @@ class QueueingBudget(ABC):
         except asyncio.CancelledError:
             self._take_back(waiter)
             raise
+        except GeneratorExit:
+            self._forget(waiter)
+            raise
 
     def _wait_for(self, weight: int, now: float) -> float:
         """Return the lower bound of a new caller's wait, in seconds."""
@@ -221,6 +224,14 @@ class QueueingBudget(ABC):
             self._queue.remove(waiter)
             self._serve()
         elif not granted.cancelled() and granted.exception() is None:
+            self.release(granted.result())
+
+    def _forget(self, waiter: Waiter) -> None:
+        """Forget a caller whose loop has ended without cancelling it."""
+        granted = waiter.granted
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+        elif granted.done() and not granted.cancelled() and granted.exception() is None:
             self.release(granted.result())
 
     def _fail_late(self) -> None:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Protocol, cast
 from uuid import uuid4
 
 import redis.asyncio as aioredis
+from msgspec.structs import replace
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from .._runtime import Runtime
 from ..errors import StoreError
-from .boot import boot_id
+from .boot import boot_id, slept
 from .change import ClockBounds
 from .exchange import DEFAULT_GROUP
 from .fallback import Fallback
@@ -262,7 +263,8 @@ class _Server:
         received = self._monotonic()
         self._round_trip = received - sent
         time = int(reply[1]) + int(reply[2]) / 1e6
-        self._bounds, self._read_at = ClockBounds(time - received, time - sent, boot_id()), received
+        self._bounds = ClockBounds(time - received, time - sent, boot_id(), slept(self._monotonic))
+        self._read_at = received
         if reply[0] == _WRITTEN:
             self._version, self._value = version, value
             return True
@@ -276,7 +278,8 @@ class _Server:
 
     def _bounds_at(self, now: float) -> ClockBounds:
         drift = _DRIFT * (now - self._read_at)
-        return ClockBounds(self._bounds.low - drift, self._bounds.high + drift, boot_id())
+        bounds = self._bounds
+        return replace(bounds, low=bounds.low - drift, high=bounds.high + drift)
 
     async def _listen(self, wake: Callable[[], None]) -> None:
         """Pass on what others publish, until the connection breaks."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .._runtime import Runtime
 from ..errors import StoreError
-from .boot import boot_id
+from .boot import boot_id, slept
 from .change import ClockBounds
 from .database import Database
 from .exchange import DEFAULT_GROUP
@@ -121,7 +121,8 @@ class _File:
         # The wall clock is the only one that survives a restart of the machine.
         before, wall = self._runtime.monotonic(), self._runtime.wall()
         now = self._runtime.monotonic()
-        bounds = ClockBounds(wall - now, wall - before, boot_id())
+        away = slept(self._runtime.monotonic)
+        bounds = ClockBounds(wall - now, wall - before, boot_id(), away)
         written = change(None if row is None else row[0], now, bounds)
         if written is not None:
             connection.execute(

@@ -168,7 +168,7 @@ class TokenBucket:
         if now >= ledger.ends_at:
             self._roll_over(now)
         if refused:
-            self._react(lease, now + spread, report)
+            self._react(lease.sent_at + spread, now + spread, report)
 
     def give_back(self, lease: Lease) -> None:
         """Take back the weight of a request that was certainly never sent."""
@@ -302,7 +302,7 @@ class TokenBucket:
         if lease.number == self.ledger.probes:
             self.ledger.probe_until = -inf
 
-    def _react(self, lease: Lease, now: float, report: Report) -> None:
+    def _react(self, sent_at: float, now: float, report: Report) -> None:
         """React to a refusal: one request goes first when it is over."""
         ledger, date = self.ledger, report.date
         if report.status == TOO_MANY_REQUESTS:
@@ -312,7 +312,7 @@ class TokenBucket:
                     self._start_of(ledger.clock.latest(now) if date is None else date)
                 )
             ledger.refusals.freeze(
-                lease.sent_at, now, report.retry_after or 0.0, ends - self.interval, ends
+                sent_at, now, report.retry_after or 0.0, ends - self.interval, ends
             )
             ledger.distrust()
         elif report.status == BANNED:

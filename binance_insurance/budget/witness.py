@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-_STEP = 1.0  # seconds; clocks that part by less drift, or are read a little late
+from .clock import DRIFT
+
+_STEP = 1.0  # seconds; clocks that part by less, and by what clocks drift, were not stepped
 _MOST_HOSTS = 64
 
 
@@ -41,18 +43,19 @@ class Witnesses(Struct, omit_defaults=True):
 
         Args:
             host: names the start of the machine from which its monotonic clock counts.
-            now: that clock.
+            now: that clock, and as long as the machine slept, for which it stood still.
             low: lower bound on what to add to it for the store's clock,
             high: and the upper bound.
         """
         if not self.knows(host, now):
             return 0.0
         before = self.hosts[host]
-        if before.low - _STEP <= high and low <= before.high + _STEP:
+        same = _STEP + DRIFT * (now - before.at)
+        if before.low - same <= high and low <= before.high + same:
             return 0.0
         # Hosts that saw the step earlier have shifted the ledger already.
         by = (low + high - before.low - before.high) / 2 - (self.followed - before.followed)
-        if abs(by) <= _STEP:
+        if abs(by) <= same:
             return 0.0
         self.followed += by
         return by
