@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -452,3 +453,50 @@ def test_hosts_shift_a_ledger_once_for_a_step_that_all_of_them_see() -> None:
             state.write(host, 20.0, clock, clock)
     assert state.follow("a", 5.0, 0.0, 0.0) == 0.0, "its machine was started again"
     assert state.follow("a", 30.0, clock - 90.0, clock + 90.0) == 0.0, "it knows no better"
+
+
+# Ends event loops at any time, most often in the middle of a change.
+MANY_LOOPS = """
+import asyncio, sys, time
+from binance_insurance.budget import Report, create_budget
+
+LIMIT = 10**6
+budget = create_budget(sys.argv[1], LIMIT, reserve=0, group=sys.argv[2])
+
+async def hold():
+    lease = await budget.acquire(20)
+    try:
+        await asyncio.sleep(60)
+    finally:
+        budget.settle(lease, None)
+
+async def main(seconds):
+    asyncio.get_running_loop().slow_callback_duration = 60  # says nothing of a busy machine
+    lease = await budget.acquire()
+    budget.settle(lease, Report(200, 1, float(int(time.time()) // 60 * 60 + 10)))
+    callers = [asyncio.create_task(hold()) for _ in range(3)]
+    callers += [asyncio.create_task(budget.acquire(LIMIT)) for _ in range(2)]
+    await asyncio.sleep(seconds)
+
+for number in range(int(sys.argv[3])):
+    asyncio.run(main(number % 40 / 8000))
+asyncio.run(main(0.1))
+"""
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("kind", ["sqlite", *SERVERS])
+def test_loops_that_end_in_the_middle_of_a_change_leave_nothing(
+    kind: str, tmp_path: Path, redis_servers: StartServer
+) -> None:
+    url = f"sqlite:///{tmp_path}/budget" if kind == "sqlite" else redis_servers(kind).url
+    command = [sys.executable, "-X", "dev", "-c", MANY_LOOPS, url, uuid4().hex]
+    said = subprocess.run(
+        [*command, str(sample(80, 800))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert said.stdout == ""

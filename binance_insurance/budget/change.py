@@ -144,7 +144,7 @@ class Change:
         self._name = name
         self.ended = ended
         self._known = known
-        self._wanted = wanted
+        self.wanted = wanted
         self._apart = apart
 
     def known(self) -> Ledger:
@@ -226,7 +226,7 @@ class Change:
         in_flight += sum(lease.weight for lease in leases)
         for lease in leases:
             lease.sent_at = local
-        wanted = self._wanted[len(leases) :][:1] if not banned else []
+        wanted = self.wanted[len(leases) :][:1] if not banned else []
         wake = _should_wake(state, book, bucket, now, banned=banned)
         mine = None
         if in_flight or wanted:
@@ -263,7 +263,7 @@ class Change:
     def _grant(self, bucket: TokenBucket, now: float, least_reserve: int) -> list[Lease]:
         """Grant what callers wait for, in order, as far as the weight goes."""
         leases: list[Lease] = []
-        for wanted in self._wanted:
+        for wanted in self.wanted:
             lease = bucket.take(wanted.weight, now, max(wanted.reserve, least_reserve))
             if lease is None:
                 break

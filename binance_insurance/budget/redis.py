@@ -19,6 +19,7 @@ from .._runtime import Runtime
 from ..errors import StoreError
 from .boot import boot_id, slept
 from .change import ClockBounds
+from .ending import Ending
 from .exchange import DEFAULT_GROUP
 from .fallback import Fallback
 from .leftovers import keep, keep_in_children
@@ -26,7 +27,7 @@ from .settings import Settings
 from .shared import SharedBudget
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from .change import Change, Written
     from .store import Store
@@ -127,53 +128,24 @@ class _Client:
         )
         self.script = cast("_Script", self.redis.register_script(_CHANGE))
         self.listening: asyncio.Task[None] | None = None
-        self._end: _End | None = None
+        self.ending = Ending(self.redis.aclose)
 
-    async def open(self) -> None:
+    async def begin(self) -> None:
         """Belong to the loop that runs."""
-        if self._end is None:
-            self._end = _End(self.redis)
-            await self._end.begin()
+        if not self.ending.begun:
             keep_in_children(self)
-
-    async def aclose(self) -> None:
-        self.deafen()
-        if self.listening is not None:
-            await asyncio.wait([self.listening])
-        if self._end is not None:
-            await self._end.aclose()
+            await self.ending.begin()
 
     def deafen(self) -> None:
         """Listen no more."""
         if self.listening is not None:
             self.listening.cancel()
+            self.listening = None
 
     def leave(self) -> None:
         """Touch nothing more of the loop, which has ended."""
-        if self._end is not None and not self._end.came:
+        if self.ending.begun and not self.ending.came:
             keep(self)  # that loop ended without closing anything
-
-
-class _End:
-    """Closes a client when its loop ends: a loop then closes the asynchronous generators."""
-
-    def __init__(self, client: aioredis.Redis) -> None:
-        self.came = False
-        self._client = client
-        self._waiting = self._wait()
-
-    async def begin(self) -> None:
-        await anext(self._waiting)
-
-    async def aclose(self) -> None:
-        await self._waiting.aclose()
-
-    async def _wait(self) -> AsyncGenerator[None]:
-        try:
-            yield
-        finally:
-            self.came = True
-            await self._client.aclose()
 
 
 class _Server:
@@ -197,31 +169,38 @@ class _Server:
         self._read_at = -inf
 
     async def change(self, change: Change) -> None:
+        client = self._client
+        if client.ending.came and not change.wanted:
+            raise asyncio.CancelledError  # the loop is about to end: the next one does it
         self._go_to(f"{_PREFIX}:{{{change.place}}}")
-        await self._client.open()
+        await client.begin()
         try:
-            began, newest = self._monotonic(), self._read_at == -inf
-            if newest:
-                await self._run()
-            while True:
-                now = self._monotonic()
-                written = change(self._value, now, self._bounds_at(now))
-                if written is not None:
-                    newest = True
-                    patient = self._monotonic() - began <= _PATIENCE
-                    if await self._run(written, reserve=not patient):
-                        return
-                elif newest:
-                    return
-                else:  # what is known here may be old
-                    await self._run()
-                    newest = True
+            with client.ending.used():
+                await self._change(change)
         except _UNREACHABLE as error:
             self._read_at = -inf  # whether the last change was made is not known
             if _is_cancelled():
                 raise asyncio.CancelledError from error  # which redis-py took for a timeout
             reason = " ".join(str(error).split()) or type(error).__name__
             raise StoreError(f"the budget's Redis is out of reach: {reason}") from error
+
+    async def _change(self, change: Change) -> None:
+        began, newest = self._monotonic(), self._read_at == -inf
+        if newest:
+            await self._run()
+        while True:
+            now = self._monotonic()
+            written = change(self._value, now, self._bounds_at(now))
+            if written is not None:
+                newest = True
+                patient = self._monotonic() - began <= _PATIENCE
+                if await self._run(written, reserve=not patient):
+                    return
+            elif newest:
+                return
+            else:  # what is known here may be old
+                await self._run()
+                newest = True
 
     def restart(self) -> None:
         self._client.leave()
@@ -231,11 +210,12 @@ class _Server:
     def watch(self, wake: Callable[[], None]) -> None:
         """Listen for the other processes."""
         client = self._client
-        if client.listening is None or client.listening.done():
+        if not client.ending.came and (client.listening is None or client.listening.done()):
             client.listening = asyncio.get_running_loop().create_task(self._listen(wake))
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        if self._client.ending.begun:
+            await self._client.ending.aclose()
 
     def _go_to(self, key: str) -> None:
         """Know nothing of the value at a key that is another one than before."""
@@ -244,7 +224,6 @@ class _Server:
             self._key, self._version = key, ""
             self._value, self._read_at = None, -inf
             self._client.deafen()
-            self._client.listening = None
 
     async def _run(self, written: Written | None = None, *, reserve: bool = False) -> bool:
         """Run the script; return whether it wrote. If not, the newest value is known after it."""
@@ -283,14 +262,16 @@ class _Server:
 
     async def _listen(self, wake: Callable[[], None]) -> None:
         """Pass on what others publish, until the connection breaks."""
+        client = self._client
         try:
-            async with self._client.redis.pubsub() as channel:  # pyright: ignore[reportUnknownMemberType]
-                await channel.subscribe(self._key)
-                if _is_cancelled():
-                    return  # on Python 3.11, a command that was just sent swallows that
-                messages = cast("AsyncIterator[object]", channel.listen())  # pyright: ignore[reportUnknownMemberType]
-                async for _ in messages:
-                    wake()
+            with client.ending.used():
+                async with client.redis.pubsub() as channel:  # pyright: ignore[reportUnknownMemberType]
+                    await channel.subscribe(self._key)
+                    if _is_cancelled():
+                        return  # on Python 3.11, a command that was just sent swallows that
+                    while True:
+                        await channel.get_message(timeout=None)  # pyright: ignore[reportUnknownMemberType]
+                        wake()
         except _UNREACHABLE:
             return  # the next change meets the same trouble, and says so
 
