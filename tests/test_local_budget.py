@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import threading
 import time
 from math import inf
@@ -426,3 +428,54 @@ async def test_a_grant_is_confirmed_only_while_it_is_good(runtime: Runtime) -> N
     assert budget.confirm(probe)
     budget.settle(probe, answer(1, 418, retry_after=600.0))
     assert not budget.confirm(leases[4])
+
+
+def test_what_a_caller_was_granted_comes_back_if_its_loop_ends_in_that_moment() -> None:
+    budget = LocalBudget(10, interval=60, reserve=0)
+
+    async def leave() -> None:
+        budget.settle(await budget.acquire(), Report(200, 1, float(int(time.time()))))
+        held = await budget.acquire(9)
+        callers.append(asyncio.create_task(budget.acquire(9)))
+        await asyncio.sleep(0)
+        # In the last step of the loop: the caller has its grant, and never runs again.
+        asyncio.get_running_loop().call_soon(budget.release, held)
+
+    callers: list[asyncio.Task[Lease]] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    loop.close()
+    assert budget.state().in_flight == 9
+    setattr(callers[0], "_log_destroy_pending", False)  # noqa: B010 - on purpose
+    callers.clear()
+    gc.collect()
+    assert budget.state().in_flight == 0
+    asyncio.run(asyncio.wait_for(budget.acquire(9), 5))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_is_served_by_its_copy() -> None:
+    budget = LocalBudget(10, interval=1, reserve=0)
+
+    async def use() -> int:
+        budget.settle(await budget.acquire(), Report(200, 1, float(int(time.time()))))
+        held = await budget.acquire(9)
+        waiting = asyncio.create_task(budget.acquire(9))
+        await asyncio.sleep(0)
+        child = os.fork()
+        if child == 0:
+            os._exit(serve_child())
+        status = await asyncio.to_thread(os.waitpid, child, 0)
+        waiting.cancel()
+        budget.release(held)
+        return os.waitstatus_to_exitcode(status[1])
+
+    def serve_child() -> int:
+        asyncio.events._set_running_loop(None)  # as a child that runs a loop of its own
+        try:
+            asyncio.run(asyncio.wait_for(budget.acquire(), 10))
+        except BaseException:
+            return 1
+        return 0
+
+    assert asyncio.run(use()) == 0

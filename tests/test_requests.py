@@ -863,9 +863,9 @@ def test_an_eager_task_factory_changes_nothing() -> None:
 
     async def main() -> None:
         asyncio.get_running_loop().set_task_factory(factory)
-        budget = LocalBudget(100, reserve=0)
+        budget = LocalBudget(100, interval=2, reserve=0)
         async with (
-            Sandbox("market") as exchange,
+            Sandbox("market", interval=2) as exchange,
             InsuranceClient(exchange.url, budget=budget) as client,
         ):
             await client.fetch_pool("BTCUSDT")

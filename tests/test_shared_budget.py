@@ -823,9 +823,7 @@ print("parent is done", budget.state().used_weight)
 
 @pytest.mark.parametrize("use", ["in use", "not in use"])
 def test_a_fork_gets_an_error_or_a_budget_of_its_own(place: Place, use: str) -> None:
-    said = script(FORKED, place.url, place.group, use).splitlines()
-    assert [line for line in said if "fork() may lead to deadlocks" not in line] == [
-        "child is done",
-        "child is done",
-        "parent is done 39",
-    ]
+    # Python 3.12 and later warn of a fork beside other threads.
+    quiet = ("-W", "ignore::DeprecationWarning")
+    said = script(FORKED, place.url, place.group, use, options=quiet).splitlines()
+    assert said == ["child is done", "child is done", "parent is done 39"]

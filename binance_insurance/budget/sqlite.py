@@ -101,12 +101,17 @@ class _File:
         """Do nothing: the thread belongs to no event loop."""
 
     async def aclose(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self.shut)
+        # In its own thread, since the loop's default one may be waited for in the loop's end.
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._let_go)
+        self._thread.shutdown(wait=False)
 
     def shut(self) -> None:
         if self._process not in {None, os.getpid()}:
             return  # the thread and the connection are those of the process that was forked
         self._thread.shutdown(wait=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
         with self._lock:
             self._database.close()
 
