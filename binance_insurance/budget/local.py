@@ -150,7 +150,7 @@ class LocalBudget(QueueingBudget):
 
 def _forked() -> None:
     for budget in list(_in_use):
-        budget._go_on_in_child()  # noqa: SLF001 - of this module
+        budget._go_on_in_child()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 if hasattr(os, "register_at_fork"):
