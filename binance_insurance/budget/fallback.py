@@ -61,7 +61,8 @@ class Fallback:
     async def change(self, change: Change) -> None:
         """Apply a change to the store, or to this process's own ledger."""
         if change.place != self._place:  # a client has named another exchange
-            self._place, self._state, self.least_reserve, self.look_at = change.place, None, 0, inf
+            self._place = change.place
+            self._forget()
         if self._state is None or self._monotonic() >= self.look_at:
             try:
                 await self._store.change(change)
@@ -71,7 +72,7 @@ class Fallback:
                     self._begin(change, error)
             else:
                 if self._state is not None:
-                    self._state, self.least_reserve, self.look_at = None, 0, inf
+                    self._forget()
                     _log.warning("the shared budget is back")
                 return
         if self._state is not None:
@@ -87,12 +88,16 @@ class Fallback:
             self._store.watch(wake)
 
     def restart(self) -> None:
-        """Drop what belonged to an event loop that has ended."""
+        """Drop what belonged to an event loop that has ended, and ask the store again at once."""
+        self._forget()
         self._store.restart()
 
     async def aclose(self) -> None:
         """Let go of the store."""
         await self._store.aclose()
+
+    def _forget(self) -> None:
+        self._state, self.least_reserve, self.look_at = None, 0, inf
 
     def _begin(self, change: Change, error: StoreError) -> None:
         _log.warning(

@@ -24,7 +24,7 @@ from .exchange import DEFAULT_GROUP
 from .fallback import Fallback
 from .leftovers import keep, keep_in_children
 from .settings import Settings
-from .shared import SharedBudget
+from .shared import SharedBudget, is_ending
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -210,7 +210,9 @@ class _Server:
     def watch(self, wake: Callable[[], None]) -> None:
         """Listen for the other processes."""
         client = self._client
-        if not client.ending.came and (client.listening is None or client.listening.done()):
+        if client.ending.came or not (client.listening is None or client.listening.done()):
+            return
+        if not is_ending():
             client.listening = asyncio.get_running_loop().create_task(self._listen(wake))
 
     async def aclose(self) -> None:

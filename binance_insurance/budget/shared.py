@@ -201,19 +201,11 @@ class SharedBudget(QueueingBudget):
             self._again = True
         elif self._is_here():  # else the next caller in another loop starts it
             task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                self._set_timer(0.0)  # the loop may be about to end
-            elif task is None and self._is_ending():
+            perhaps = not self._queue.length if task is None else task.cancelling()
+            if perhaps and is_ending():
                 self._set_timer(_TRY_AGAIN)
             else:
                 self._start()
-
-    def _is_ending(self) -> bool:
-        """Whether the loop seems to end: nobody waits, and all tasks are being cancelled.
-
-        A new task would then be destroyed while it is pending.
-        """
-        return not self._queue.length and all(task.cancelling() for task in asyncio.all_tasks())
 
     def _start(self) -> asyncio.Task[None]:
         self._changing = asyncio.get_running_loop().create_task(self._change())
@@ -224,7 +216,8 @@ class SharedBudget(QueueingBudget):
         if task is not self._changing:
             return  # of a loop that has ended
         self._changing = None
-        if task.cancelled() or task.cancelling():  # redis-py on Python 3.11 can swallow that
+        cancelled = task.cancelled() or task.cancelling()  # redis-py on 3.11 can swallow that
+        if cancelled or (self._again and is_ending()):
             self._set_timer(_TRY_AGAIN)
         elif self._again:
             self._serve()
@@ -316,3 +309,11 @@ class SharedBudget(QueueingBudget):
         if self._look.asked:
             seconds = min(seconds, self._look.at + _BETWEEN_LOOKS - local)
         self._set_timer(max(min(seconds, store.look_at - local), 0.001))
+
+
+def is_ending() -> bool:
+    """Whether the running loop seems to end, since all its tasks are being cancelled.
+
+    A new task would then be destroyed while it is pending.
+    """
+    return all(task.cancelling() for task in asyncio.all_tasks())
