@@ -197,9 +197,10 @@ class Requests:
                 return await caller
             asked = request.replaced_by or request
             if not asked.in_flight:
-                # One that waits for a slot or a retry has its weight, unless a freeze holds it.
-                held = asked.waiting or self._budget.state().frozen_until is not None
-                self._budget.check(LIGHT, timeout=left if held else None)
+                # One that was sent and waits for a slot or a retry has its weight but in a freeze.
+                held = asked.waiting or not asked.sent
+                if held or self._budget.state().frozen_until is not None:
+                    self._budget.check(LIGHT, timeout=left)
             try:
                 async with asyncio.timeout(left):
                     return await caller

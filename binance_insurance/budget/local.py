@@ -58,6 +58,7 @@ class LocalBudget(QueueingBudget):
         self._own_reserve = reserve
         self._thread = 0  # in which its loop runs
         self._is_running: Callable[[], bool] = bool  # no: bool() is False
+        self._process = os.getpid()
         _in_use.add(self)
 
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
@@ -116,12 +117,11 @@ class LocalBudget(QueueingBudget):
         self._close()
         self._is_running = bool
 
-    def _go_on_in_child(self) -> None:
-        """Serve a forked child: what the parent has in flight counts as lost."""
-        self._loop, self._is_running = None, bool
-        self._bucket.restart(0, self._monotonic())
-
     def _enter(self, loop: AbstractEventLoop) -> None:
+        if self._process != os.getpid():
+            # A forked child: what the parent has in flight counts as lost here.
+            self._process, self._loop = os.getpid(), None
+            self._bucket.restart(0, self._monotonic())
         super()._enter(loop)
         self._thread, self._is_running = get_ident(), loop.is_running
 
@@ -149,8 +149,9 @@ class LocalBudget(QueueingBudget):
 
 
 def _forked() -> None:
+    """Let each budget find out that this is a child, where the parent's loop seems to run."""
     for budget in list(_in_use):
-        budget._go_on_in_child()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        budget._is_running = bool  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 if hasattr(os, "register_at_fork"):
