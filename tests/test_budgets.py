@@ -654,6 +654,8 @@ def test_a_value_that_is_no_ledger_is_a_typed_error(
     run(place_for("redis", tmp_path, redis_server.url), body)
 
 
+@pytest.mark.campaign
+@pytest.mark.long
 @pytest.mark.pace
 def test_a_process_far_from_redis_is_served_too(tmp_path: Path, redis_server: RedisServer) -> None:
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

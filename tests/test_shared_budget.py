@@ -240,6 +240,8 @@ def test_a_grant_that_is_held_for_long_stays_good_while_its_process_runs(place: 
 # --- A ban outlives the ledger ---
 
 
+@pytest.mark.campaign
+@pytest.mark.long
 @pytest.mark.parametrize("asks", ["ten times", "twice"])
 def test_a_process_that_knows_a_ban_writes_it_down_again(place: Place, asks: str) -> None:
     async def test() -> None:
@@ -464,6 +466,8 @@ def test_the_highest_sum_that_a_process_was_told_survives_whoever_writes_first(
     run(test)
 
 
+@pytest.mark.campaign
+@pytest.mark.long
 def test_a_newer_window_that_a_process_knows_survives_too(place: Place) -> None:
     async def test() -> None:
         place.begun = START + 2.95 - place.clocks.passed

@@ -409,6 +409,8 @@ def test_a_ban_is_kept_when_the_clock_of_redis_is_stepped(
     asyncio.run(served())
 
 
+@pytest.mark.campaign
+@pytest.mark.long
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
 def test_a_full_window_ends_when_it_ends_when_the_clock_of_redis_is_stepped(
     redis_server: RedisServer, step: float
