@@ -701,6 +701,18 @@ def test_the_clock_of_the_exchange_can_be_stepped_either_way() -> None:
     assert bucket.left == 90 - 40
 
 
+def test_what_was_overtaken_does_not_count_in_the_next_window() -> None:
+    bucket = opened(minute_bucket(), used=70)
+    leases = [take(bucket, 5_050.0) for _ in range(10)]
+    bucket.settle(leases[9], 5_050.5, reported(90, 5_050.0))
+    for number, lease in enumerate(leases[:9]):
+        bucket.settle(lease, 5_050.6, reported(81 + number, 5_050.0))
+    ahead = take(bucket, 5_062.0)
+    assert bucket.grant(1, 5_062.0) is None
+    bucket.settle(ahead, 5_062.1, reported(1, 5_062.0))
+    assert len([take(bucket, 5_062.2) for _ in range(89)]) == 89
+
+
 def test_ready_at_is_a_lower_bound_of_the_wait() -> None:
     bucket = opened(minute_bucket(), used=80)
     assert bucket.ready(10, SECOND_IN) == SECOND_IN

@@ -33,7 +33,8 @@ class Lease(Struct, eq=False, gc=False):
     open: bool = True
 
 
-Kind = Literal["lost", "answered", "overtaken"]
+Kind = Literal["lost", "answered", "lagging", "overtaken"]
+COUNTED = ("lagging", "overtaken")  # in the window that was open, so not in the next
 
 
 class Lost(NamedTuple):
@@ -42,9 +43,9 @@ class Lost(NamedTuple):
     Attributes:
         settled_from: an answer to a request sent from this time on settles it.
         weight: the weight.
-        kind: `lost`, or how it was answered, so it has arrived: `answered` is any way but
-            `overtaken`, by one that reported less than another that was in flight with it. The
-            highest sum has that unless a node lags.
+        kind: `lost`, or how it was answered, so it has arrived. `lagging` and `overtaken`: the
+            answer reported less than the highest sum of its window, after that was known or in
+            flight with it; unless a node lags, the highest sum has what was overtaken.
     """
 
     settled_from: float
@@ -127,11 +128,11 @@ class Ledger(Struct, omit_defaults=True):
         self.probe_until += by
         self.early.at += by
 
-    def settle_lost(self, settled: Callable[[float], bool]) -> None:
-        """Settle what is settled as of its time; of what was answered, `spent` stays."""
+    def settle_lost(self, settled: Callable[[Lost], bool]) -> None:
+        """Settle what is settled; of what was answered, `spent` stays."""
         kept: list[Lost] = []
         for each in self.lost:
-            if not settled(each.settled_from):
+            if not settled(each):
                 kept.append(each)
                 continue
             self.unsettled -= each.weight

@@ -39,7 +39,7 @@ from __future__ import annotations
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from .ledger import Early, Lease, Lost
+from .ledger import COUNTED, Early, Lease, Lost
 from .refusals import BANNED, TOO_MANY_REQUESTS
 
 if TYPE_CHECKING:
@@ -260,20 +260,21 @@ class TokenBucket:
                 ledger.window + self.interval, self._start_of(clock.earliest(now) - self._pause)
             )
             ledger.window, ledger.ends_at = start, self._end_of(start)
-            ledger.settle_lost(lambda settled_from: clock.latest(settled_from) < start)
+            ledger.settle_lost(
+                lambda each: each.kind in COUNTED or clock.latest(each.settled_from) < start
+            )
             if clock.latest(ledger.early.at) < start:
                 ledger.early = Early()
         else:
             ledger.window += self.interval
             ledger.ends_at = now + self.transit + self.interval
-            ledger.settle_lost(lambda settled_from: settled_from <= now - self.interval)
+            ledger.settle_lost(lambda each: each.settled_from <= now - self.interval)
         ledger.spent = ledger.reported = ledger.silent = 0
         ledger.trusted_until = -inf  # a probe that is out stays the one that the rest waits for
 
     def _is_of_this_window(self, date: float | None, now: float) -> bool:
         """Return whether an answer that came at `now` reports on this window, not a later one."""
-        ledger = self.ledger
-        end = ledger.window + self.interval
+        ledger, end = self.ledger, self.ledger.window + self.interval
         if date is not None:
             return date < end
         return ledger.window < 0.0 or ledger.clock.latest(now) < end
@@ -284,8 +285,7 @@ class TokenBucket:
         if lease.sent_at >= ledger.refusals.frozen_until:  # else a refusal came since
             ledger.trusted_until = now + self._trust
         if used < ledger.reported:
-            concurrent = lease.sent_at < ledger.reported_at
-            kind: Kind = "overtaken" if concurrent else "answered"
+            kind: Kind = "overtaken" if lease.sent_at < ledger.reported_at else "lagging"
             ledger.lost.append(Lost(now, lease.weight, kind))
             return
         ledger.unsettled -= lease.weight
@@ -296,7 +296,7 @@ class TokenBucket:
         if ledger.early.used and lease.sent_at >= ledger.early.at:
             ledger.early = Early()
         if ledger.lost:
-            ledger.settle_lost(lambda settled_from: settled_from <= lease.sent_at)
+            ledger.settle_lost(lambda each: each.settled_from <= lease.sent_at)
 
     def _end_probe(self, lease: Lease) -> None:
         if lease.number == self.ledger.probes:
