@@ -702,7 +702,7 @@ def test_the_clock_of_the_exchange_can_be_stepped_either_way() -> None:
 
 
 def test_what_was_overtaken_does_not_count_in_the_next_window() -> None:
-    bucket = opened(minute_bucket(), used=70)
+    bucket = opened(minute_bucket(), used=80, now=5_050.0)
     leases = [take(bucket, 5_050.0) for _ in range(10)]
     bucket.settle(leases[9], 5_050.5, reported(90, 5_050.0))
     for number, lease in enumerate(leases[:9]):
