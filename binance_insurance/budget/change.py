@@ -15,6 +15,7 @@ errs on the careful side.
 from __future__ import annotations
 
 from itertools import chain
+from math import inf
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -220,7 +221,7 @@ class Change:
         bucket.refresh(now)
         if refusals != known:
             for other in state.books.values():
-                other.ledger.distrust()
+                other.ledger.trusted_until = -inf  # a probe that is out stays out
         banned = refusals.banned_until(now) is not None
         leases = [] if banned else self._grant(bucket, now, least_reserve)
         in_flight += sum(lease.weight for lease in leases)

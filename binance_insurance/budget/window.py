@@ -314,7 +314,7 @@ class TokenBucket:
             ledger.refusals.freeze(
                 sent_at, now, report.retry_after or 0.0, ends - self.interval, ends
             )
-            ledger.distrust()
+            ledger.trusted_until = -inf
         elif report.status == BANNED:
             ledger.refusals.ban(now, report, ledger.clock)
-            ledger.distrust()
+            ledger.trusted_until = -inf
