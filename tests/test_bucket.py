@@ -727,3 +727,16 @@ def test_ready_at_is_a_lower_bound_of_the_wait() -> None:
 def test_numbers_that_mean_nothing_are_refused(limit: int, interval: float, reserve: int) -> None:
     with pytest.raises(ValueError, match="must be"):
         Settings(limit, interval, reserve)
+
+
+def test_a_caller_behind_overtaken_answers_is_told_to_try() -> None:
+    bucket = opened(minute_bucket(), used=70)
+    leases = [take(bucket, SECOND_IN) for _ in range(10)]
+    bucket.settle(leases[9], SECOND_IN + 0.1, reported(80, SECOND_IN))
+    for number, lease in enumerate(leases[:9]):
+        bucket.settle(lease, SECOND_IN + 0.2, reported(71 + number, SECOND_IN))
+    assert bucket.left == 90 - 80 - 9
+    assert bucket.may_grant(2, SECOND_IN + 0.3, 10)
+    take_two = bucket.grant(2, SECOND_IN + 0.3)
+    assert take_two is not None
+    assert not bucket.may_grant(2, SECOND_IN + 0.3, 10), "one request goes"

@@ -196,7 +196,7 @@ class TokenBucket:
         """Return whether a caller that waits for `weight` should try now."""
         ledger = self.ledger
         probe_is_out = now >= ledger.trusted_until and now < ledger.probe_until
-        return not probe_is_out and not ledger.refusals.forbid(now) and self.room(reserve) >= weight
+        return not probe_is_out and not ledger.refusals.forbid(now) and self._fits(weight, reserve)
 
     def ready_at(self, weight: int, now: float, reserve: int) -> float:
         """Return the earliest time at which `weight` in all may have been granted.
