@@ -5,8 +5,8 @@ and `asyncio.run` alone sees to it that nothing is left. What is left by others 
 of when it is garbage collected, so it is ended here without the loop, as the loop would do it.
 
 Not in a forked child: its copy of the parent's loop has the same selector, and what the child
-closes through it is never heard of again in the parent. So there the loop is kept, with all that it
-holds.
+closes through it is never heard of again in the parent. So there the loop is kept (`_forks.keep`),
+with all that it holds.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 
-_of_the_parent: list[object] = []
+def check_loop(loop: asyncio.AbstractEventLoop | None, what: str) -> None:
+    """Raise if something cannot leave the loop that it belongs to.
 
-
-def leave_to_the_parent(loop: asyncio.AbstractEventLoop | None) -> None:
-    """Keep a loop, and what it holds, from the garbage collector, which would close it."""
-    _of_the_parent.append(loop)
+    Raises:
+        RuntimeError: that loop is running.
+    """
+    if loop is not None and loop.is_running():
+        raise RuntimeError(
+            f"this {what} is in use in another event loop that is running; "
+            f"a {what} serves one loop at a time"
+        )
 
 
 def end_task(task: asyncio.Task[Any]) -> None:

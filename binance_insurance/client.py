@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from ._attempts import Attempts
 from ._bulk import carry_out
-from ._ended import leave_to_the_parent
+from ._ended import check_loop
+from ._forks import keep
 from ._knowledge import Knowledge
 from ._planner import Plan
 from ._requests import Requests
@@ -320,13 +321,10 @@ class InsuranceClient:
         """Belong to the running loop from now on: the last one has ended, or is the parent's."""
         process = os.getpid()
         forked = process != self._process
-        if self._loop is not None and self._loop.is_running() and not forked:
-            raise RuntimeError(
-                "this client is in use in another event loop that is running; "
-                "a client serves one loop at a time"
-            )
         if forked:
-            leave_to_the_parent(self._loop)
+            keep(self._loop)
+        else:
+            check_loop(self._loop, "client")
         self._loop, self._process = get_running_loop(), process
         self._requests.restart(forked=forked)
 

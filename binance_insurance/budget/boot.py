@@ -18,7 +18,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def boot_id() -> str:
     """Name the start of this machine; where the system has no name for it, the machine alone.
 
-    That is enough: a monotonic clock that starts anew shows less than before.
+    That is enough: after a restart, a monotonic clock shows less than before.
     """
     try:
         return _BOOT_ID.read_text("ascii").strip()

@@ -7,8 +7,8 @@ from asyncio import get_running_loop
 from math import inf
 from threading import get_ident
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
+from .._forks import in_children
 from .._runtime import Runtime
 from .ledger import Ledger
 from .queueing import QueueingBudget, ban_error
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from .ledger import Lease
     from .report import Report
-
-
-_in_use: WeakSet[LocalBudget] = WeakSet()
 
 
 class LocalBudget(QueueingBudget):
@@ -59,7 +56,7 @@ class LocalBudget(QueueingBudget):
         self._thread = 0  # in which its loop runs
         self._is_running: Callable[[], bool] = bool  # no: bool() is False
         self._process = os.getpid()
-        _in_use.add(self)
+        in_children(self, LocalBudget._forget_loop)
 
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
         """Wait until `weight` may be sent, and take it. First come, first served.
@@ -125,6 +122,10 @@ class LocalBudget(QueueingBudget):
         super()._enter(loop)
         self._thread, self._is_running = get_ident(), loop.is_running
 
+    def _forget_loop(self) -> None:
+        """Find out in a forked child, where the parent's loop seems to run, that it does not."""
+        self._is_running = bool
+
     def _serve(self) -> None:
         """Serve the callers in order as far as the weight goes, and set the timer for the rest."""
         if not self._is_running():
@@ -146,13 +147,3 @@ class LocalBudget(QueueingBudget):
         self._set_timer(
             inf if waiter is None else bucket.wake_at(waiter.weight, now, waiter.reserve) - now
         )
-
-
-def _forked() -> None:
-    """Let each budget find out that this is a child, where the parent's loop seems to run."""
-    for budget in list(_in_use):
-        budget._is_running = bool  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)

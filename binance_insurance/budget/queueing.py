@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from math import inf
 from typing import TYPE_CHECKING, Self
 
+from .._ended import check_loop
 from ..errors import BudgetTimeoutError, IPBannedError, StoreError
 from .exchange import DEFAULT_EXCHANGE, exchange_of
 from .queue import Queue, Waiter
@@ -161,11 +162,7 @@ class QueueingBudget(ABC):
         """
         if self._closed:
             raise closed_error()
-        if self._loop is not None and self._loop.is_running():
-            raise RuntimeError(
-                "this budget is in use in another event loop that is running; "
-                "a budget serves one loop at a time"
-            )
+        check_loop(self._loop, "budget")
         self._loop = loop
         self._restart()
 

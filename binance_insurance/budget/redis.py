@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from .._forks import in_children, keep
 from .._runtime import Runtime
 from ..errors import StoreError
 from .boot import boot_id, slept
@@ -22,7 +23,6 @@ from .change import ClockBounds
 from .ending import Ending
 from .exchange import DEFAULT_GROUP
 from .fallback import Fallback
-from .leftovers import keep, keep_in_children
 from .settings import Settings
 from .shared import SharedBudget, is_ending
 
@@ -133,7 +133,7 @@ class _Client:
     async def begin(self) -> None:
         """Belong to the loop that runs."""
         if not self.ending.begun:
-            keep_in_children(self)
+            in_children(self, keep)
             await self.ending.begin()
 
     def deafen(self) -> None:

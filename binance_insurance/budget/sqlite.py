@@ -12,13 +12,13 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._forks import in_children, keep
 from .._runtime import Runtime
 from ..errors import StoreError
 from .boot import boot_id, slept
 from .change import ClockBounds
 from .database import Database
 from .exchange import DEFAULT_GROUP
-from .leftovers import keep_in_children
 from .settings import Settings
 from .shared import SharedBudget
 
@@ -88,7 +88,7 @@ class _File:
         loop = asyncio.get_running_loop()
         if self._process is None:
             self._process = os.getpid()
-            keep_in_children(self)
+            in_children(self, keep)
         try:
             await loop.run_in_executor(self._thread, self._transact, change)
         except (sqlite3.Error, OSError) as error:
