@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from decimal import Decimal
 from functools import cache
@@ -16,8 +16,8 @@ from aioresponses import aioresponses
 from looptime import LoopTimeEventLoop
 
 from benchmarks.redis_server import RedisServer, find_servers
-from binance_insurance import AssetBalance, InsurancePool, Runtime
-from binance_insurance.sandbox import Scenario
+from binance_insurance import AssetBalance, InsuranceClient, InsurancePool, LocalBudget, Runtime
+from binance_insurance.sandbox import Sandbox, Scenario
 
 from .scale import CAMPAIGN
 
@@ -71,6 +71,21 @@ class Singles(Scenario):
 def runtime() -> Runtime:
     """Time from the test's loop, and a chance that always takes the longest wait."""
     return Runtime(monotonic=loop_time, wall=wall_time, random=lambda: 1.0)
+
+
+@pytest.fixture
+async def exchange() -> AsyncIterator[Sandbox]:
+    """A local exchange with about 900 symbols, in virtual time."""
+    async with Sandbox("market", clock=wall_time) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+async def client(exchange: Sandbox, runtime: Runtime) -> AsyncIterator[InsuranceClient]:
+    """A client of the exchange."""
+    budget = LocalBudget(runtime=runtime)
+    async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
+        yield client
 
 
 class _Response(aiohttp.ClientResponse):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from binance_insurance import (
 from binance_insurance.budget import Lease, SqliteBudget, WeightBudget
 from binance_insurance.sandbox import Market, Sandbox
 
-from .conftest import EPOCH, loop_time, wall_time
+from .conftest import EPOCH, loop_time
 
 SYMBOLS = [symbol for pool in Market().pools(0) for symbol in pool.symbols][:600]
 PING = "https://fapi.binance.com/fapi/v1/ping"
@@ -40,19 +40,6 @@ def make_budget(request: pytest.FixtureRequest, tmp_path: Path) -> MakeBudget:
     if request.param == "memory":
         return lambda reserve: LocalBudget(reserve=reserve)
     return lambda reserve: SqliteBudget(tmp_path / "budget.sqlite", reserve=reserve)
-
-
-@pytest.fixture
-async def exchange() -> AsyncIterator[Sandbox]:
-    async with Sandbox("market", clock=wall_time) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-async def client(exchange: Sandbox, runtime: Runtime) -> AsyncIterator[InsuranceClient]:
-    budget = LocalBudget(runtime=runtime)
-    async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
-        yield client
 
 
 def weights(exchange: Sandbox) -> list[int]:

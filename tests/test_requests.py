@@ -51,19 +51,6 @@ class Moving(Scenario):
         return tuple(InsurancePool(tuple(group), held) for group in self.groups)
 
 
-@pytest.fixture
-async def exchange() -> AsyncIterator[Sandbox]:
-    async with Sandbox("market", clock=wall_time) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-async def client(exchange: Sandbox, runtime: Runtime) -> AsyncIterator[InsuranceClient]:
-    budget = LocalBudget(runtime=runtime)
-    async with InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client:
-        yield client
-
-
 async def test_600_symbols_cost_41_and_then_at_most_1_for_each_pool(
     exchange: Sandbox, client: InsuranceClient
 ) -> None:

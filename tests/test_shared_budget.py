@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import cast
@@ -41,6 +39,7 @@ from binance_insurance.sandbox import Fault, Sandbox
 
 from .conftest import SERVERS, StartServer
 from .exchange import exchange_in_a_thread
+from .scripts import script
 
 START = 1_790_000_000  # a window of 4 s begins
 LIMITED = 3  # exit code
@@ -732,19 +731,6 @@ def test_a_budget_that_is_not_closed_says_nothing(
 ) -> None:
     url = url_of(kind, tmp_path, redis_servers)
     assert script(NOT_CLOSED, url, uuid4().hex, options=("-W", "default")) == ""
-
-
-def script(code: str, *arguments: str, options: Sequence[str] = ()) -> str:
-    """Run Python code in a process of its own, and return what it prints, errors included."""
-    command = [sys.executable, "-P", *options, "-c", code, *arguments]
-    return subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=30,
-    ).stdout
 
 
 @EVERY_KIND

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -35,6 +34,7 @@ from binance_insurance.budget.witness import Witnesses
 
 from .conftest import EPOCH, SERVERS, StartServer
 from .scale import CAMPAIGN, sample
+from .scripts import script
 from .test_fleet import INTERVAL, LIMIT, Fleet, fleet, full
 
 # Takes weight from the budget in each file that standard input names, and answers with the error.
@@ -492,13 +492,6 @@ def test_loops_that_end_in_the_middle_of_a_change_leave_nothing(
     kind: str, tmp_path: Path, redis_servers: StartServer
 ) -> None:
     url = f"sqlite:///{tmp_path}/budget" if kind == "sqlite" else redis_servers(kind).url
-    command = [sys.executable, "-X", "dev", "-c", MANY_LOOPS, url, uuid4().hex]
-    said = subprocess.run(
-        [*command, str(sample(80, 800))],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert said.stdout == ""
+    number = str(sample(80, 800))
+    said = script(MANY_LOOPS, url, uuid4().hex, number, options=("-X", "dev"), timeout=300)
+    assert said == ""
