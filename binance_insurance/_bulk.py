@@ -54,6 +54,6 @@ def _record(
             plan.failed(symbol, error)
         return
     if isinstance(answer, InsuranceSnapshot):
-        plan.answered_snapshot(answer.pools)
+        plan.answered_snapshot(answer.get)
     elif symbol is not None:
         plan.answered(symbol, answer)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .errors import BadRequestError, DecodeError, ForbiddenError, IPBannedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ._knowledge import Group, Knowledge
     from .errors import InsuranceError
@@ -165,16 +165,15 @@ class Plan:
             return
         self._give_up(behind, error)
 
-    def answered_snapshot(self, pools: Iterable[InsurancePool]) -> None:
-        """Record what the answer to the snapshot request named."""
-        named = {symbol: pool for pool in reversed([*pools]) for symbol in pool.symbols}
+    def answered_snapshot(self, pool_of: Callable[[str], InsurancePool | None]) -> None:
+        """Record the answer to the snapshot request, which has the pool of a symbol or not."""
         waited, self._behind_snapshot = self._behind_snapshot or [], None
         self._snapshot_done = True
         for asked, behind in self._in_flight.items():
             waited += [symbol for symbol in behind if symbol != asked]
             del behind[1:]
         for symbol in waited:
-            pool = named.get(symbol)
+            pool = pool_of(symbol)
             if pool is not None:
                 self.pools[symbol] = pool
             else:
@@ -184,7 +183,7 @@ class Plan:
     def failed_snapshot(self, error: InsuranceError) -> None:
         """Record that the snapshot request failed for good; its good pools count."""
         if isinstance(error, DecodeError) and error.pools:
-            self.answered_snapshot(error.pools)
+            self.answered_snapshot(error.pool_of)
             return
         behind, self._behind_snapshot = self._behind_snapshot or [], None
         self._give_up(behind, error)

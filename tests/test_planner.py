@@ -101,7 +101,7 @@ def play(world: World, faults: float = 0.0) -> tuple[Plan, int]:
         elif symbol is None:
             snapshot = InsuranceSnapshot(world.pools, NOON)
             knowledge.learn_snapshot(snapshot, 1.0)
-            plan.answered_snapshot(world.pools)
+            plan.answered_snapshot(snapshot.get)
         else:
             found = world.pool_of(symbol)
             if found is None:
