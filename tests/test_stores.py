@@ -6,9 +6,12 @@ And their clocks, which are stepped.
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
+import sqlite3
 import sys
 import time
+import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager, closing
@@ -211,6 +214,27 @@ def test_redis_loses_its_data_again_and_again(tmp_path: Path) -> None:
         asyncio.run(main())
     finally:
         server.stop()
+
+
+def test_a_budget_that_is_dropped_in_a_transaction_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "budget"
+
+    async def begin() -> weakref.ref[SqliteBudget]:
+        budget = SqliteBudget(path, 100, reserve=0)
+        budget.release(await budget.acquire())
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(budget.acquire())
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        return weakref.ref(budget)
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        began = time.monotonic()
+        dropped = asyncio.run(begin())
+        gc.collect()
+        assert dropped() is None
+        assert time.monotonic() - began < 3.0, "the transaction waits for up to 5 s"
+        other.execute("ROLLBACK")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no modes there")

@@ -83,6 +83,7 @@ class _File:
         self._lock = threading.Lock()
         self._database = Database(path)
         self._process: int | None = None
+        self._shut = False  # whether the budget was dropped without closing it
 
     async def change(self, change: Change) -> None:
         loop = asyncio.get_running_loop()
@@ -106,10 +107,19 @@ class _File:
         self._thread.shutdown(wait=False)
 
     def shut(self) -> None:
+        """Let go without waiting: the garbage collector may call this in any thread, at any time.
+
+        To wait for the thread there can be a deadlock, since a thread that starts has locks.
+        """
         if self._process not in {None, os.getpid()}:
             return  # the thread and the connection are those of the process that was forked
-        self._thread.shutdown(wait=True)
-        self._let_go()
+        self._shut = True
+        self._thread.shutdown(wait=False)
+        if self._lock.acquire(blocking=False):  # else the transaction under way closes it
+            try:
+                self._database.close()
+            finally:
+                self._lock.release()
 
     def _let_go(self) -> None:
         with self._lock:
@@ -118,6 +128,8 @@ class _File:
     def _transact(self, change: Change) -> None:
         with self._lock:
             self._database.transact(lambda connection: self._apply(change, connection))
+            if self._shut:
+                self._database.close()
 
     def _apply(self, change: Change, connection: sqlite3.Connection) -> None:
         row = connection.execute(
