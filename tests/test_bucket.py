@@ -740,3 +740,18 @@ def test_a_caller_behind_overtaken_answers_is_told_to_try() -> None:
     take_two = bucket.grant(2, SECOND_IN + 0.3)
     assert take_two is not None
     assert not bucket.may_grant(2, SECOND_IN + 0.3, 10), "one request goes"
+
+
+def test_one_request_goes_past_overtaken_answers_while_others_are_in_flight() -> None:
+    bucket = opened(minute_bucket(), used=70)
+    leases = [take(bucket, SECOND_IN) for _ in range(12)]  # the last two: of a process that died
+    bucket.settle(leases[9], SECOND_IN + 0.1, reported(80, SECOND_IN))
+    for number, lease in enumerate(leases[:9]):
+        bucket.settle(lease, SECOND_IN + 0.2, reported(71 + number, SECOND_IN))
+    assert bucket.left == 0
+    ahead = take(bucket, SECOND_IN + 0.3, 2)
+    assert bucket.grant(1, SECOND_IN + 0.3) is None, "one at a time"
+    assert not bucket.may_grant(1, SECOND_IN + 0.3, 10)
+    assert bucket.wakes_at(1, SECOND_IN + 0.3) == pytest.approx(SECOND_IN + 1.3)
+    bucket.settle(ahead, SECOND_IN + 0.4, reported(82, SECOND_IN + 0.3))
+    assert bucket.left == 90 - 82 - 2, "its answer settles them; two are still in flight"

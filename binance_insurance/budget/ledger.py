@@ -106,14 +106,13 @@ class Ledger(Struct, omit_defaults=True):
         """The unsettled weight of requests without an answer."""
         return self.unsettled - sum(each.weight for each in self.lost if each.kind != "lost")
 
-    def spent_but_overtaken(self, in_flight: int) -> int | None:
+    def spent_but_overtaken(self) -> int | None:
         """Return the weight of this window if the highest sum has all that was overtaken.
 
-        None unless there is such weight, and nothing is in flight but so much. The answer to the
-        next request settles it.
+        None where no answer was. The answer to the next request settles them.
         """
         overtaken = sum(each.weight for each in self.lost if each.kind == "overtaken")
-        if not overtaken or self.early.used or self.in_flight != in_flight:
+        if not overtaken or self.early.used:
             return None
         return max(self.spent, self.reported + self.unsettled - overtaken)
 

@@ -20,7 +20,8 @@ while the greater of both stays within limit - reserve. Three rules keep that tr
 Placing
     An answer is believed if its request was granted in the window on which it reports. Otherwise
     its weight stays unsettled until the answer to a later request is believed. (A request whose
-    answer was lost has arrived, or never will, `transit` seconds after it was sent.)
+    answer was lost has arrived, or never will, `transit` seconds after it was sent.) So it is with
+    a sum below the highest. Where such answers alone stand in the way, requests go one at a time.
 Probing
     Without a recent believed answer - at a cold start, in a new window, after a pause - one request
     is sent ahead, the probe. The others wait for its answer, or for interval/60.
@@ -91,10 +92,11 @@ class TokenBucket:
         ledger = self.ledger
         if now >= ledger.ends_at:
             self._roll_over(now)
-        probing, refusals = now >= ledger.trusted_until, ledger.refusals
+        fits, trusted = weight <= self.room(reserve), now < ledger.trusted_until
+        ahead, refusals = not (fits and trusted), ledger.refusals
         if (
-            (weight > self.room(reserve) and not self._only_overtaken(weight, reserve))
-            or (probing and now < ledger.probe_until)
+            (ahead and now < ledger.probe_until)
+            or not (fits or self._only_overtaken(weight, reserve))
             or now < refusals.frozen_until
             or now < refusals.ban_ends
         ):
@@ -102,9 +104,10 @@ class TokenBucket:
         ledger.spent += weight
         ledger.unsettled += weight
         lease = Lease(weight, now, ledger.window)
-        if probing:
-            ledger.probes += 1
+        if ahead:
             ledger.probe_until = now + self._pause
+        if not trusted:
+            ledger.probes += 1
             lease.number = ledger.probes
         if ledger.window < 0.0:  # no date is known
             ledger.ends_at = now + self.transit + self.interval
@@ -122,7 +125,7 @@ class TokenBucket:
             (now < ledger.trusted_until or 0 < lease.number == ledger.probes)
             and now >= ledger.refusals.frozen_until
             and now >= ledger.refusals.ban_ends
-            and (self.room(reserve) >= 0 or self._only_overtaken(0, reserve, lease.weight))
+            and (self.room(reserve) >= 0 or self._only_overtaken(0, reserve))
         )
 
     def settle(
@@ -194,9 +197,10 @@ class TokenBucket:
 
     def may_grant(self, weight: int, now: float, reserve: int) -> bool:
         """Return whether a caller that waits for `weight` should try now."""
-        ledger = self.ledger
-        probe_is_out = now >= ledger.trusted_until and now < ledger.probe_until
-        return not probe_is_out and not ledger.refusals.forbid(now) and self._fits(weight, reserve)
+        ledger, fits = self.ledger, weight <= self.room(reserve)
+        if (not fits or now >= ledger.trusted_until) and now < ledger.probe_until:
+            return False
+        return not ledger.refusals.forbid(now) and (fits or self._only_overtaken(weight, reserve))
 
     def ready_at(self, weight: int, now: float, reserve: int) -> float:
         """Return the earliest time at which `weight` in all may have been granted.
@@ -218,9 +222,8 @@ class TokenBucket:
         ledger = self.ledger
         if now < ledger.refusals.frozen_until:
             return ledger.refusals.frozen_until
-        if not self._fits(weight, reserve) or now >= ledger.probe_until:
-            return ledger.ends_at
-        return ledger.probe_until
+        fits = weight <= self.room(reserve) or self._only_overtaken(weight, reserve)
+        return ledger.probe_until if fits and now < ledger.probe_until else ledger.ends_at
 
     def resets_at(self, now: float) -> float | None:
         """Return the next window's start in seconds since 1970, None before any answer."""
@@ -228,12 +231,9 @@ class TokenBucket:
         start = max(self.ledger.window, self._start_of(clock.earliest(now)))
         return start + self.interval if clock.known else None
 
-    def _fits(self, weight: int, reserve: int) -> bool:
-        return weight <= self.room(reserve) or self._only_overtaken(weight, reserve)
-
-    def _only_overtaken(self, weight: int, reserve: int, in_flight: int = 0) -> bool:
-        """Return whether one request may go since only overtaken answers stand in its way."""
-        spent = self.ledger.spent_but_overtaken(in_flight)
+    def _only_overtaken(self, weight: int, reserve: int) -> bool:
+        """Return whether one request may go ahead: only overtaken answers stand in its way."""
+        spent = self.ledger.spent_but_overtaken()
         return spent is not None and weight <= self.limit - reserve - spent
 
     def _start_of(self, exchange_time: float) -> float:
