@@ -11,9 +11,11 @@ from ._runtime import Runtime
 from .budget import BudgetState, LocalBudget, WeightBudget
 from .client import ClientStats, InsuranceClient
 from .errors import (
+    AssetNotHeldError,
     BadRequestError,
     BudgetTimeoutError,
     BulkFetchError,
+    ClientClosedError,
     ConnectError,
     DecodeError,
     ForbiddenError,
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AssetBalance",
+    "AssetNotHeldError",
     "BadRequestError",
     "BudgetState",
     "BudgetTimeoutError",
     "BulkFetchError",
+    "ClientClosedError",
     "ClientStats",
     "ConnectError",
     "DecodeError",

@@ -258,7 +258,7 @@ class Attempts:
         if report.used_weight is not None:
             self._last = _Reported(report.used_weight, report.date, self._monotonic())
         if answer.status != _OK:
-            raise status_error(report, answer.body, symbol, self._budget.state().banned_until)
+            raise status_error(report, answer.body, symbol, self._budget.state())
         if answer.failure is not None:
             raise answer.failure
         return report

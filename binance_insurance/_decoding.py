@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Never
 
 import msgspec
+from msgspec.structs import force_setattr
 
+from .budget.report import utc
 from .errors import (
     BadRequestError,
     DecodeError,
@@ -19,15 +22,17 @@ from .errors import (
 from .models import InsurancePool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
+    from .budget import BudgetState
     from .budget.report import Report
 
 _EXCERPT = 200
 _INVALID_SYMBOL = -1121
 _TOO_MANY_REQUESTS = 429
 _BANNED = 418
+_CLOCK_STEP = 2.0  # seconds; an end that rests on whole seconds and on latency is so much later
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # One decoder for both shapes: an object for one symbol, a list for the snapshot request.
@@ -59,7 +64,20 @@ _decode_exchange_info = msgspec.json.Decoder(_ExchangeInfo).decode
 _SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3_600, "DAY": 86_400}
 
 
-def decode_pool(body: bytes, symbol: str) -> InsurancePool:
+@lru_cache(maxsize=8)  # all answers of one second carry the same date
+def _whole_second(seconds: float) -> datetime:
+    return utc(int(seconds))
+
+
+def observed_at(report: Report) -> datetime:
+    """Return when the exchange answered, by its own clock, in whole seconds.
+
+    Without a `Date` the local clock stands in.
+    """
+    return _whole_second(report.wall if report.date is None else report.date)
+
+
+def decode_pool(body: bytes, symbol: str, report: Report) -> InsurancePool:
     """Decode the answer for one symbol: the pool that names it.
 
     Raises:
@@ -71,12 +89,15 @@ def decode_pool(body: bytes, symbol: str) -> InsurancePool:
         _refuse(body, symbol, error)
     for pool in answer if isinstance(answer, list) else (answer,):
         if symbol in pool.symbols:
+            date = report.date
+            seen = _whole_second(report.wall if date is None else date)
+            force_setattr(pool, "observed_at", seen)
             return pool
     return _fail(body, symbol, f"no pool in the answer names {symbol}")
 
 
-def decode_pools(body: bytes) -> tuple[InsurancePool, ...]:
-    """Decode the answer to the snapshot request: every pool.
+def decode_pools(body: bytes, seen: datetime) -> tuple[InsurancePool, ...]:
+    """Decode the answer to the snapshot request, observed at a time: every pool.
 
     Raises:
         DecodeError: the body is not a list of pools; it has those that are good.
@@ -84,19 +105,26 @@ def decode_pools(body: bytes) -> tuple[InsurancePool, ...]:
     try:
         answer = _decode(body)
     except _UNREADABLE as error:
-        _refuse(body, None, error, _good_pools(body))
+        _refuse(body, None, error, _observed(_good_pools(body), seen))
     if isinstance(answer, InsurancePool):
         _fail(body, None, "Expected a list of pools, got one pool - at `$`")
-    return tuple(answer)
+    return _observed(answer, seen)
 
 
-def _good_pools(body: bytes) -> tuple[InsurancePool, ...]:
+def _observed(pools: Iterable[InsurancePool], seen: datetime) -> tuple[InsurancePool, ...]:
+    known = tuple(pools)
+    for pool in known:
+        force_setattr(pool, "observed_at", seen)
+    return known
+
+
+def _good_pools(body: bytes) -> list[InsurancePool]:
     """Decode pool by pool what is not good as a whole."""
     pools: list[InsurancePool] = []
     try:
         parts = _split(body)
     except _UNREADABLE:
-        return ()
+        return pools
     for part in parts:
         try:
             pool = _decode(part)
@@ -104,7 +132,7 @@ def _good_pools(body: bytes) -> tuple[InsurancePool, ...]:
             continue
         if isinstance(pool, InsurancePool):
             pools.append(pool)
-    return tuple(pools)
+    return pools
 
 
 def decode_weight_limit(body: bytes, interval: int) -> int:
@@ -125,9 +153,9 @@ def decode_weight_limit(body: bytes, interval: int) -> int:
 
 
 def status_error(
-    report: Report, body: bytes, symbol: str | None, banned_until: datetime | None
+    report: Report, body: bytes, symbol: str | None, budget: BudgetState
 ) -> StatusError:
-    """Build the error for an answer whose status is not 200."""
+    """Build the error for an answer whose status is not 200, which the budget knows already."""
     status, refusal = report.status, read_refusal(body)
     code = None if refusal is None else refusal[0]
     message = excerpt(body) if refusal is None else refusal[1]
@@ -137,15 +165,18 @@ def status_error(
     said = message if code is None else f"{message} (code {code})"
     meaning = "redirects are not followed; " if 300 <= status < 400 else _MEANINGS.get(status, "")
     text = f"{meaning}HTTP {status}{': ' * bool(said)}{said}"
-    if status == _TOO_MANY_REQUESTS and report.retry_after is not None:
-        text += f"; try again in {report.retry_after:.0f} s"
+    retry_after, banned_until = report.retry_after, budget.banned_until
+    if status == _TOO_MANY_REQUESTS:
+        retry_after = _until(budget.frozen_until, report)
+        if retry_after is not None:
+            text += f"; try again in {retry_after:.0f} s"
     if status == _BANNED and banned_until is not None:
         return IPBannedError(
             f"the exchange bans this IP until {banned_until:%Y-%m-%d %H:%M:%S} UTC; {text}",
             symbol=symbol,
             code=code,
             message=message,
-            retry_after=report.retry_after,
+            retry_after=_until(banned_until, report),
             banned_until=banned_until,
         )
     return kind(
@@ -154,8 +185,17 @@ def status_error(
         status=status,
         code=code,
         message=message,
-        retry_after=report.retry_after,
+        retry_after=retry_after,
     )
+
+
+def _until(end: datetime | None, report: Report) -> float | None:
+    """Return the seconds until a freeze or ban ends; `Retry-After` where that is no earlier."""
+    header = report.retry_after
+    if end is None:
+        return header
+    left = end.timestamp() - (report.wall if report.date is None else report.date)
+    return header if header is not None and left < header + _CLOCK_STEP else max(left, 0.0)
 
 
 def read_refusal(body: bytes) -> tuple[int, str] | None:

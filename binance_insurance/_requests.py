@@ -23,10 +23,10 @@ from ._without_symbol import WithoutSymbol
 from .errors import (
     BadRequestError,
     BudgetTimeoutError,
+    ClientClosedError,
     DecodeError,
     InsuranceError,
     RequestTimeoutError,
-    TransportError,
 )
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Requests:
     def hopeless(self, deadline: float) -> InsuranceError | None:
         """Return why nothing can be asked any more until a deadline, None if it can."""
         if self._closed:
-            return TransportError("this client is closed")
+            return ClientClosedError("this client is closed")
         try:
             self._attempts.left(deadline)
         except RequestTimeoutError as error:
@@ -149,12 +149,12 @@ class Requests:
             end_task(task)
 
     async def aclose(self) -> None:
-        """Fail all calls with a `TransportError`, and end all tasks."""
+        """Fail all calls with a `ClientClosedError`, and end all tasks."""
         self._closed = True
         tasks = list(self._running)
         for request in [*self._running.values(), *self._open.replaced]:
             self._open.close(request)
-            request.fail(TransportError("the client was closed during the call"))
+            request.fail(ClientClosedError("the client was closed during the call"))
         for task in tasks:
             task.cancel()
         if tasks:
@@ -228,7 +228,7 @@ class Requests:
         """Give a request a task."""
         if self._closed:
             self._open.close(request)
-            raise TransportError("this client is closed", symbol=request.symbol)
+            raise ClientClosedError("this client is closed", symbol=request.symbol)
         request.task = task = asyncio.get_running_loop().create_task(self._run(request))
         if not task.done():  # as one of an eager factory may be
             self._running[task] = request
@@ -288,7 +288,7 @@ class Requests:
             finally:
                 self._open.waiting.discard(request)
             outcome = await self._attempts.send(POOLS, lease, request)
-        pool = decode_pool(outcome.body, symbol)
+        pool = decode_pool(outcome.body, symbol, outcome.report)
         self.knowledge.learn_pool(pool, outcome.asked_at)
         if self._open.waiting:
             self._answer_waiting([pool])

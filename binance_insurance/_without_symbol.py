@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._decoding import decode_pools, decode_weight_limit
+from ._decoding import decode_pools, decode_weight_limit, observed_at
 from ._shared_request import INFO, LIGHT, PING, POOLS
-from .budget.report import utc
 from .errors import DecodeError
 from .models import InsuranceSnapshot, RequestWeight
 
@@ -50,9 +49,9 @@ class WithoutSymbol:
         """Ask for every pool."""
         outcome = await self._send_snapshot(request)
         report = outcome.report
-        at = utc(report.wall if report.date is None else report.date)
+        seen = observed_at(report)
         try:
-            snapshot = InsuranceSnapshot(decode_pools(outcome.body), at)
+            snapshot = InsuranceSnapshot(decode_pools(outcome.body, seen), seen)
         except DecodeError as error:
             for pool in error.pools:
                 self._knowledge.learn_pool(pool, outcome.asked_at)

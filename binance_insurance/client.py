@@ -9,20 +9,20 @@ from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Literal, Self, overload
 
-from msgspec import Struct
-
 from ._attempts import Attempts
 from ._bulk import carry_out
 from ._ended import check_loop
 from ._forks import keep
 from ._knowledge import Knowledge
 from ._planner import Plan
+from ._pydantic import PydanticStruct
 from ._requests import Requests
 from ._retry import Retries, RetryPolicy
 from ._runtime import Runtime
 from ._transport import Transport
 from .budget import LocalBudget
-from .errors import BulkFetchError, InsuranceError
+from .budget.exchange import exchange_of
+from .errors import BulkFetchError, ClientClosedError, InsuranceError
 from .models import InsurancePool, InsuranceSnapshot, RequestWeight, normalise_symbol
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ __all__ = ["ClientStats", "InsuranceClient"]
 _normalised = lru_cache(maxsize=4096)(normalise_symbol)
 
 
-class ClientStats(Struct, frozen=True, kw_only=True):
+class ClientStats(PydanticStruct, frozen=True, kw_only=True):
     """What a client has done so far.
 
     Attributes:
@@ -75,6 +75,7 @@ class InsuranceClient:
         max_concurrency: requests in flight at once.
         session: an aiohttp session to use, which stays open; None makes one. A session's own
             middlewares and traces apply.
+        max_age: seconds; the default of the three `fetch_` calls.
         runtime: clocks, sleep and randomness, for tests in virtual time.
 
     Raises:
@@ -93,6 +94,7 @@ class InsuranceClient:
         attempt_timeout: float = 10.0,
         max_concurrency: int = 32,
         session: ClientSession | None = None,
+        max_age: float = 0.0,
         runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
     ) -> None:
         if not 0 < attempt_timeout < inf:
@@ -100,8 +102,10 @@ class InsuranceClient:
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency must be at least 1, not {max_concurrency}")
         self._budget: WeightBudget = LocalBudget(runtime=runtime) if budget is None else budget
+        self._base_url = base_url
         self._runtime = runtime
         self._max_concurrency = max_concurrency
+        self._max_age = _age(max_age)
         self._retries = Retries(retry, runtime)
         self._transport = Transport(
             base_url, session, attempt_timeout=attempt_timeout, max_connections=max_concurrency
@@ -120,13 +124,17 @@ class InsuranceClient:
         self._loop: AbstractEventLoop | None = None
         self._process = os.getpid()
 
+    def __repr__(self) -> str:
+        closed = ", closed" if self._closed else ""
+        return f"<InsuranceClient of {exchange_of(self._base_url):.100}{closed}>"
+
     @property
     def budget(self) -> WeightBudget:
         """The weight budget that this client spends from."""
         return self._budget
 
     async def fetch_pool(
-        self, symbol: str, *, timeout: float | None = None, max_age: float = 0.0
+        self, symbol: str, *, timeout: float | None = None, max_age: float | None = None
     ) -> InsurancePool:
         """Fetch the pool behind one symbol, for a weight of 1 or less.
 
@@ -136,7 +144,8 @@ class InsuranceClient:
             symbol: in upper or lower case; delivery contracts and non-ASCII names included.
             timeout: seconds for everything: waiting for weight, attempts, backoff. None waits as
                 long as it takes.
-            max_age: seconds; an answer that was asked for no longer ago is given without a request.
+            max_age: seconds; an answer that was asked for no longer ago is given without a request,
+                if it names the symbol. None means the client's `max_age`.
 
         Raises:
             InvalidSymbolError: the exchange does not know the symbol.
@@ -150,6 +159,8 @@ class InsuranceClient:
             self._enter()
         symbol = _normalised(symbol)
         deadline = inf if timeout is None else self._deadline(timeout)
+        if max_age is None:
+            max_age = self._max_age
         if max_age:
             pool = self._requests.recent_pool(symbol, _age(max_age))
             if pool is not None:
@@ -162,7 +173,7 @@ class InsuranceClient:
         symbols: Iterable[str],
         *,
         timeout: float | None = None,
-        max_age: float = 0.0,
+        max_age: float | None = None,
         return_exceptions: Literal[False] = False,
     ) -> dict[str, InsurancePool]: ...
 
@@ -172,7 +183,7 @@ class InsuranceClient:
         symbols: Iterable[str],
         *,
         timeout: float | None = None,
-        max_age: float = 0.0,
+        max_age: float | None = None,
         return_exceptions: bool,
     ) -> dict[str, InsurancePool | InsuranceError]: ...
 
@@ -181,7 +192,7 @@ class InsuranceClient:
         symbols: Iterable[str],
         *,
         timeout: float | None = None,
-        max_age: float = 0.0,
+        max_age: float | None = None,
         return_exceptions: bool = False,
     ) -> dict[str, InsurancePool] | dict[str, InsurancePool | InsuranceError]:
         """Fetch the pools behind many symbols, for the least weight.
@@ -192,7 +203,8 @@ class InsuranceClient:
         Args:
             symbols: as for `fetch_pool`; repeats are asked for once.
             timeout: seconds for all of it, as for `fetch_pool`.
-            max_age: seconds; answers that were asked for no longer ago are given without a request.
+            max_age: seconds; answers that were asked for no longer ago are given without a
+                request. None means the client's `max_age`.
             return_exceptions: give errors as values instead of raising.
 
         Returns:
@@ -207,7 +219,8 @@ class InsuranceClient:
         if isinstance(symbols, str):
             raise TypeError("symbols must be several symbols; use fetch_pool for a single one")
         names = list(dict.fromkeys(map(_normalised, symbols)))
-        deadline, max_age = self._deadline(timeout), _age(max_age)
+        deadline = self._deadline(timeout)
+        max_age = self._max_age if max_age is None else _age(max_age)
         recent: dict[str, InsurancePool] = {}
         if max_age:
             for name in names:
@@ -239,13 +252,14 @@ class InsuranceClient:
         return pools
 
     async def fetch_snapshot(
-        self, *, timeout: float | None = None, max_age: float = 0.0
+        self, *, timeout: float | None = None, max_age: float | None = None
     ) -> InsuranceSnapshot:
         """Fetch every pool of the exchange, for a weight of 40; 41 without a recent answer.
 
         Args:
             timeout: seconds for everything, as for `fetch_pool`.
-            max_age: seconds; a snapshot asked for no longer ago is given without a request.
+            max_age: seconds; a snapshot asked for no longer ago is given without a request. None
+                means the client's `max_age`.
 
         Raises:
             DecodeError: not every pool is as documented; `.pools` has those that are.
@@ -258,6 +272,8 @@ class InsuranceClient:
         if get_running_loop() is not self._loop:
             self._enter()
         deadline = self._deadline(timeout)
+        if max_age is None:
+            max_age = self._max_age
         if max_age:
             snapshot = self._requests.recent_snapshot(_age(max_age))
             if snapshot is not None:
@@ -290,7 +306,7 @@ class InsuranceClient:
         )
 
     async def aclose(self) -> None:
-        """Close the client. Calls in flight, and later ones, end with a `TransportError`.
+        """Close the client. Calls in flight, and later ones, end with a `ClientClosedError`.
 
         A second close is fine.
         """
@@ -304,7 +320,7 @@ class InsuranceClient:
 
     async def __aenter__(self) -> Self:
         if self._closed:
-            raise RuntimeError("this InsuranceClient is closed; make a new one")
+            raise ClientClosedError("this InsuranceClient is closed; make a new one")
         if get_running_loop() is not self._loop:
             self._enter()
         return self

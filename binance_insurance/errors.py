@@ -16,16 +16,19 @@
     ├── DecodeError                200, but not a pool
     ├── BudgetTimeoutError         the wait for weight is longer than the timeout
     ├── BulkFetchError             some of several symbols failed
+    ├── AssetNotHeldError          the pool does not hold the asset; a KeyError, too
+    ├── ClientClosedError          the client is or was closed
     └── StoreError                 a shared budget's file or Redis failed
 
-Catch `InsuranceError` for all of them. Wrong arguments are `ValueError` or `TypeError`, raised
-before anything is sent. All errors can be pickled.
+Catch `InsuranceError` for all of them; each has `.retry_after`. Wrong arguments are `ValueError` or
+`TypeError`, raised before anything is sent. All errors can be pickled.
 """
 
 from __future__ import annotations
 
 from copy import copy
 from datetime import UTC, datetime
+from math import inf
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -34,9 +37,11 @@ if TYPE_CHECKING:
     from .models import InsurancePool
 
 __all__ = [
+    "AssetNotHeldError",
     "BadRequestError",
     "BudgetTimeoutError",
     "BulkFetchError",
+    "ClientClosedError",
     "ConnectError",
     "DecodeError",
     "ForbiddenError",
@@ -61,7 +66,10 @@ class InsuranceError(Exception):
     Attributes:
         symbol: the symbol that the failed call asked for; None if it asked for all pools.
             `str()` of the error begins with it.
+        retry_after: seconds until asking again can make sense; None where that is not known.
     """
+
+    retry_after: float | None = None
 
     def __init__(self, message: str, *, symbol: str | None = None) -> None:
         super().__init__(message)
@@ -105,7 +113,8 @@ class StatusError(InsuranceError):
         status: the HTTP status.
         code: the exchange's own error code, such as -1121; None if the body has none.
         message: the exchange's own message, or the start of a body that is not JSON.
-        retry_after: seconds from the header `Retry-After`; None if the header is missing or 0.
+        retry_after: seconds from the header `Retry-After`; after a 429 or 418, until the freeze or
+            the ban ends, which can be longer.
     """
 
     def __init__(
@@ -217,6 +226,8 @@ class BudgetTimeoutError(InsuranceError):
     def __init__(self, message: str, *, symbol: str | None = None, wait: float = 0.0) -> None:
         super().__init__(message, symbol=symbol)
         self.wait = wait
+        if 0 < wait < inf:
+            self.retry_after = wait
 
 
 class BulkFetchError(InsuranceError):
@@ -225,6 +236,7 @@ class BulkFetchError(InsuranceError):
     Attributes:
         pools: the pools that arrived, by symbol, in the order requested.
         errors: the error of each symbol that failed, in the order requested.
+        retry_after: the longest of these errors; None if none of them has one.
     """
 
     def __init__(
@@ -237,6 +249,19 @@ class BulkFetchError(InsuranceError):
         super().__init__(message)
         self.pools: dict[str, InsurancePool] = dict(pools or {})
         self.errors: dict[str, InsuranceError] = dict(errors or {})
+        waits = [each.retry_after for each in self.errors.values()]
+        self.retry_after = max((wait for wait in waits if wait is not None), default=None)
+
+
+class AssetNotHeldError(InsuranceError, KeyError):
+    """A pool does not hold an asset; the message names those that it holds."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError would put it in quotes
+
+
+class ClientClosedError(InsuranceError):
+    """The client is closed, or was closed during the call."""
 
 
 class StoreError(InsuranceError):

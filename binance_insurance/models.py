@@ -10,9 +10,16 @@ from collections.abc import Iterator  # noqa: TC003 - msgspec reads annotations 
 from datetime import UTC, datetime
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, Inexact
 from functools import cached_property
-from typing import Annotated
+from hashlib import sha256
+from typing import TYPE_CHECKING, Annotated, TypeVar, overload
 
 from msgspec import Meta, Struct
+
+from ._pydantic import PydanticStruct
+from .errors import AssetNotHeldError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "AssetBalance",
@@ -22,10 +29,14 @@ __all__ = [
     "normalise_symbol",
 ]
 
+T = TypeVar("T")
+
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact])
 _MAX_MAGNITUDE = 100  # 10^±100: larger than any real amount; it limits the digits of an exact sum
 _MAX_SYMBOL_LENGTH = 64
 _MAX_TIME = 253_402_300_799_999  # the last millisecond that a datetime can hold
+_ID_DIGITS = 12
+_SHOWN_LENGTH = 100  # characters of a list in a repr
 
 
 def normalise_symbol(symbol: str) -> str:
@@ -68,18 +79,21 @@ class AssetBalance(Struct, frozen=True, gc=False, rename="camel"):
         return datetime.fromtimestamp(seconds, UTC).replace(microsecond=milliseconds * 1000)
 
 
-class InsurancePool(Struct, frozen=True, gc=False, rename="camel"):
+class InsurancePool(PydanticStruct, frozen=True, gc=False, eq=False, rename="camel"):
     """One insurance pool: the symbols that it covers, and what it holds.
 
     Attributes:
         symbols: every symbol that the pool covers, delivery contracts included.
         assets: its balances, one for each asset.
+        observed_at: when the exchange answered, by its own clock, in whole seconds; None only for a
+            pool that no client fetched. No part of `==` and `hash`.
 
     `"BTCUSDT" in pool` is true if the pool covers the symbol, in upper or lower case.
     """
 
     symbols: Annotated[tuple[str, ...], Meta(min_length=1)]
     assets: Annotated[tuple[AssetBalance, ...], Meta(min_length=1)]
+    observed_at: datetime | None = None
 
     def __post_init__(self) -> None:
         """Refuse invalid balances: two of one asset, NaN, infinity, or 1E+999999."""
@@ -91,22 +105,81 @@ class InsurancePool(Struct, frozen=True, gc=False, rename="camel"):
         if len({held.asset for held in self.assets}) < len(self.assets):
             raise ValueError("the pool lists an asset twice")
 
-    def __contains__(self, symbol: str) -> bool:
-        return symbol in self.symbols or symbol.strip().upper() in self.symbols
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not InsurancePool:
+            return NotImplemented
+        return self.symbols == other.symbols and self.assets == other.assets
+
+    def __hash__(self) -> int:
+        return hash((self.symbols, self.assets))
+
+    def __repr__(self) -> str:
+        held = _first(f"{each.margin_balance:f} {each.asset}" for each in self.assets)
+        seen = "" if self.observed_at is None else f" at {self.observed_at:%Y-%m-%d %H:%M:%S %Z}"
+        return f"<InsurancePool of {_first(self.symbols)}: {held}{seen}>"
+
+    def __contains__(self, symbol: object) -> bool:
+        return isinstance(symbol, str) and (
+            symbol in self.symbols or symbol.strip().upper() in self.symbols
+        )
 
     def balance(self, asset: str) -> Decimal:
-        """Return the balance of `asset`, in units of that asset.
+        """Return the balance of an asset, in upper or lower case, in units of that asset.
 
         Raises:
-            KeyError: the pool does not hold the asset. That is not the same as a balance of zero.
+            AssetNotHeldError: the pool does not hold the asset. That is not a balance of zero.
         """
+        held = self.get(asset)
+        if held is None:
+            raise AssetNotHeldError(
+                f"the pool of {_first(self.symbols)} holds no {asset!s:.40}, but "
+                + _first(each.asset for each in self.assets)
+            )
+        return held
+
+    @overload
+    def get(self, asset: str) -> Decimal | None: ...
+
+    @overload
+    def get(self, asset: str, default: T) -> Decimal | T: ...
+
+    def get(self, asset: str, default: object = None) -> object:
+        """Return the balance of an asset, in units of that asset; `default` if it is not held."""
         for held in self.assets:
             if held.asset == asset:
                 return held.margin_balance
-        raise KeyError(asset)
+        name = asset.strip().upper()
+        for held in self.assets:
+            if held.asset.upper() == name:
+                return held.margin_balance
+        return default
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the pool as JSON's own types, under the exchange's names.
+
+        `symbols`, `assets` (`asset`, `marginBalance` as a string of plain digits, `updateTime`) and
+        `observedAt` (ISO 8601, UTC; left out where it is None). `msgspec.convert` makes an equal
+        pool of it.
+        """
+        content: dict[str, object] = {
+            "symbols": list(self.symbols),
+            "assets": [
+                {
+                    "asset": held.asset,
+                    "marginBalance": f"{held.margin_balance:f}",
+                    "updateTime": held.update_time,
+                }
+                for held in self.assets
+            ],
+        }
+        if self.observed_at is not None:
+            content["observedAt"] = _iso(self.observed_at)
+        return content
+
+    _as_dict = to_dict
 
 
-class InsuranceSnapshot(Struct, frozen=True, dict=True):
+class InsuranceSnapshot(PydanticStruct, frozen=True, dict=True, rename="camel"):
     """Every pool of the exchange, as observed at one time.
 
     Attributes:
@@ -128,19 +201,32 @@ class InsuranceSnapshot(Struct, frozen=True, dict=True):
                 index.setdefault(symbol, pool)
         return index
 
+    def __repr__(self) -> str:
+        totals = self.totals().items()
+        held = _first(f"{amount:f} {asset}" for asset, amount in totals)
+        return f"<InsuranceSnapshot of {len(self)} pools: {held} at {self.observed_at}>"
+
     def __getitem__(self, symbol: str) -> InsurancePool:
         found = self.get(symbol)
         if found is None:
             raise KeyError(symbol)
         return found
 
-    def get(self, symbol: str) -> InsurancePool | None:
-        """Return the pool of a symbol, or None if no pool names it."""
-        index = self._by_symbol
-        return index.get(symbol) or index.get(symbol.strip().upper())
+    @overload
+    def get(self, symbol: str) -> InsurancePool | None: ...
 
-    def __contains__(self, symbol: str) -> bool:
-        return symbol in self._by_symbol or symbol.strip().upper() in self._by_symbol
+    @overload
+    def get(self, symbol: str, default: T) -> InsurancePool | T: ...
+
+    def get(self, symbol: object, default: object = None) -> object:
+        """Return the pool of a symbol, in upper or lower case; `default` if no pool names it."""
+        if not isinstance(symbol, str):
+            return default
+        index = self._by_symbol
+        return index.get(symbol) or index.get(symbol.strip().upper(), default)
+
+    def __contains__(self, symbol: object) -> bool:
+        return self.get(symbol) is not None  # type: ignore[call-overload]
 
     def __iter__(self) -> Iterator[InsurancePool]:
         return iter(self.pools)
@@ -161,6 +247,39 @@ class InsuranceSnapshot(Struct, frozen=True, dict=True):
                     held.margin_balance if total is None else _EXACT.add(total, held.margin_balance)
                 )
         return totals
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the snapshot as JSON's own types: `pools` as by `to_dict()`, and `observedAt`."""
+        return {
+            "pools": [pool.to_dict() for pool in self.pools],
+            "observedAt": _iso(self.observed_at),
+        }
+
+    _as_dict = to_dict
+
+    def rows(self) -> list[dict[str, object]]:
+        """Return one flat dict for each asset of each pool, for a data frame.
+
+        Keys: `observed_at`; `pool`, the first 12 hex digits of the SHA-256 of its sorted symbols,
+        joined by newlines; `symbols` (tuple); `asset`; `margin_balance` (Decimal); `updated_at`.
+        All balances of one call have the same number of decimals, and no digit is lost: polars
+        takes a column's scale from its first rows and would cut the others.
+        """
+        amounts = [held.margin_balance for pool in self.pools for held in pool.assets]
+        unit = Decimal(1).scaleb(-max(map(_decimals, amounts), default=0))
+        return [
+            {
+                "observed_at": self.observed_at,
+                "pool": name,
+                "symbols": pool.symbols,
+                "asset": held.asset,
+                "margin_balance": held.margin_balance.quantize(unit, context=_EXACT),
+                "updated_at": held.updated_at,
+            }
+            for pool in self.pools
+            for name in (_pool_id(pool.symbols),)
+            for held in pool.assets
+        ]
 
 
 class RequestWeight(Struct, frozen=True, kw_only=True):
@@ -184,3 +303,30 @@ class RequestWeight(Struct, frozen=True, kw_only=True):
     def left(self) -> int | None:
         """Weight that is left for all clients on the IP; None if `used_weight` is None."""
         return None if self.used_weight is None else max(0, self.limit - self.used_weight)
+
+
+def _decimals(amount: Decimal) -> int:
+    return max(0, -int(amount.as_tuple().exponent))
+
+
+def _pool_id(symbols: Iterable[str]) -> str:
+    """Name a pool by its symbols, in any order."""
+    return sha256("\n".join(sorted(symbols)).encode()).hexdigest()[:_ID_DIGITS]
+
+
+def _iso(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _first(texts: Iterable[str]) -> str:
+    """Join the first texts, as far as they fit, and say how many more there are."""
+    all_texts = list(texts)
+    shown, length = 0, 0
+    for text in all_texts:
+        length += len(text) + 2
+        if shown and length > _SHOWN_LENGTH:
+            break
+        shown += 1
+    joined = ", ".join(text if len(text) <= _SHOWN_LENGTH else "…" for text in all_texts[:shown])
+    more = len(all_texts) - shown
+    return f"{joined} and {more} more" if more else joined

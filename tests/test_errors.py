@@ -23,7 +23,9 @@ TREE = {
     bi.ServerError: bi.StatusError,
     bi.DecodeError: bi.InsuranceError,
     bi.BudgetTimeoutError: bi.InsuranceError,
+    bi.AssetNotHeldError: bi.InsuranceError,
     bi.BulkFetchError: bi.InsuranceError,
+    bi.ClientClosedError: bi.InsuranceError,
     bi.StoreError: bi.InsuranceError,
 }
 
@@ -47,12 +49,16 @@ def test_all_errors_are_exported() -> None:
         bi.DecodeError("no", reason="at `$[1]`", pools=(bi.InsurancePool(("A",), ()),)),
         bi.BudgetTimeoutError("no", symbol="X", wait=3.0),
         bi.BulkFetchError("no", errors={"X": bi.ConnectError("down", symbol="X")}),
+        bi.BulkFetchError("no", errors={"X": bi.BudgetTimeoutError("full", wait=3.0)}),
+        bi.AssetNotHeldError("the pool holds no DOGE, but USDT"),
+        bi.ClientClosedError("closed"),
     ],
 )
 def test_an_error_survives_pickling(error: bi.InsuranceError) -> None:
     copy: bi.InsuranceError = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy)) == (type(error), str(error))
     assert repr(vars(copy)) == repr(vars(error))
+    assert copy.retry_after == error.retry_after
 
 
 def test_an_error_names_its_symbol_first() -> None:

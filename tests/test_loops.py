@@ -18,11 +18,11 @@ import trustme
 from aiohttp import web
 
 from binance_insurance import (
+    ClientClosedError,
     InsuranceClient,
     InsurancePool,
     RequestTimeoutError,
     RetryPolicy,
-    TransportError,
 )
 from binance_insurance.sandbox import Documented, Fault, Sandbox
 
@@ -66,7 +66,7 @@ def test_what_answers_taught_goes_on(exchange: Sandbox) -> None:
     assert asyncio.run(client.fetch_pool("BTCUSDT", max_age=60)) is snapshot["BTCUSDT"]
     assert client.stats().requests_sent == sent
     asyncio.run(client.aclose())
-    with pytest.raises(TransportError, match="closed"):
+    with pytest.raises(ClientClosedError, match="closed"):
         asyncio.run(client.fetch_pool("BTCUSDT"))
 
 

@@ -18,6 +18,7 @@ from binance_insurance import (
     BadRequestError,
     BudgetTimeoutError,
     BulkFetchError,
+    ClientClosedError,
     ConnectError,
     DecodeError,
     ForbiddenError,
@@ -521,7 +522,7 @@ async def test_closing_at_any_moment_leaves_no_task(
     await client.aclose()
     assert tasks_of_requests() == []
     for call in calls:
-        with pytest.raises(TransportError, match="closed"):
+        with pytest.raises(ClientClosedError, match="closed"):
             await call
     state = budget.state()
     assert state.waiting == 0

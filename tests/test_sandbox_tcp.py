@@ -23,6 +23,7 @@ from aiohttp import web
 from binance_insurance import (
     BudgetTimeoutError,
     BulkFetchError,
+    ClientClosedError,
     ConnectError,
     DecodeError,
     ForbiddenError,
@@ -331,7 +332,7 @@ async def test_closing_with_calls_in_flight_leaves_no_warning(
     await asyncio.sleep(1)
     await client.aclose()
     for call in calls:
-        with pytest.raises(TransportError, match="the client was closed during the call"):
+        with pytest.raises(ClientClosedError, match="the client was closed during the call"):
             await call
     gc.collect()
 

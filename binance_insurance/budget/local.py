@@ -131,9 +131,9 @@ class LocalBudget(QueueingBudget):
         if not self._is_running():
             return  # those that wait belong to a loop that has ended
         now, bucket, queue = self._monotonic(), self._bucket, self._queue
-        banned = bucket.ledger.refusals.banned_until(now)
+        banned = ban_error(bucket.ledger.refusals, now)
         if banned is not None:
-            queue.fail_all(lambda: ban_error(banned))
+            queue.fail_all(banned.copy)
         while (waiter := queue.first) is not None:
             if not waiter.granted.done():  # else it was cancelled and is about to take itself back
                 lease = bucket.take(waiter.weight, now, waiter.reserve)

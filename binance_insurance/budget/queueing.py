@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .ledger import Lease
+    from .refusals import Refusals
     from .report import Report
     from .settings import Settings
     from .window import TokenBucket
@@ -112,9 +113,9 @@ class QueueingBudget(ABC):
             BudgetTimeoutError: the wait would surely outlast `timeout` seconds, or never end.
         """
         now = self._now()
-        banned = self._bucket.ledger.refusals.banned_until(now)
+        banned = ban_error(self._bucket.ledger.refusals, now)
         if banned is not None:
-            raise ban_error(banned)
+            raise banned
         if weight > self.capacity:
             raise BudgetTimeoutError(
                 f"a request of weight {weight} never fits into a budget of "
@@ -272,13 +273,17 @@ def closed_error() -> StoreError:
     return StoreError("this budget is closed")
 
 
-def ban_error(end: float) -> IPBannedError:
-    """Build the error for a call that is refused here, while the exchange bans this IP."""
+def ban_error(refusals: Refusals, now: float) -> IPBannedError | None:
+    """Build the error for a call that is refused here, while the exchange bans this IP, or None."""
+    end = refusals.banned_until(now)
+    if end is None:
+        return None
     banned_until = utc(end)
     return IPBannedError(
         f"the exchange bans this IP until {banned_until:%Y-%m-%d %H:%M:%S} UTC; "
         "nothing is sent until then",
         message="not sent: the IP is banned",
+        retry_after=refusals.ban_ends - now,
         banned_until=banned_until,
     )
 

@@ -191,9 +191,9 @@ class SharedBudget(QueueingBudget):
             self._set_timer(_TOGETHER)
 
     def _fail_if_banned(self) -> None:
-        banned = self._bucket.ledger.refusals.banned_until(self._now())
+        banned = ban_error(self._bucket.ledger.refusals, self._now())
         if banned is not None:
-            self._queue.fail_all(lambda: ban_error(banned))
+            self._queue.fail_all(banned.copy)
 
     def _serve(self) -> None:
         """Start a change, or have the one under way be followed by another."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - msgspec reads annotations at run time
 
-from msgspec import Struct
+from .._pydantic import PydanticStruct
 
 
-class BudgetState(Struct, frozen=True, kw_only=True):
+class BudgetState(PydanticStruct, frozen=True, kw_only=True):
     """A budget at one time, for logs, metrics and people.
 
     Attributes:
