@@ -32,7 +32,7 @@ _EXCERPT = 200
 _INVALID_SYMBOL = -1121
 _TOO_MANY_REQUESTS = 429
 _BANNED = 418
-_CLOCK_STEP = 2.0  # seconds; an end that rests on whole seconds and on latency is so much later
+_CLOCK_STEP = 3.0  # seconds; an end is rounded up, from a clock of whole seconds
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # One decoder for both shapes: an object for one symbol, a list for the snapshot request.

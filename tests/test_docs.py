@@ -44,7 +44,7 @@ def test_a_python_block_runs(code: str) -> None:
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout
+    assert done.stdout or "FastAPI(" in code  # a service; tests/test_values.py asks it
 
 
 @pytest.mark.parametrize("command", commands())

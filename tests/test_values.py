@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +33,9 @@ from binance_insurance import (
     InsuranceSnapshot,
     LocalBudget,
 )
-from binance_insurance.sandbox import Sandbox
+from binance_insurance.sandbox import Fault, Sandbox
+
+from . import ROOT
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 UPDATED = 1745366402000
@@ -245,15 +248,35 @@ async def test_pydantic_reads_and_writes_our_values() -> None:
     assert "$ref" not in str(Risk.model_json_schema()["properties"]["pool"])
 
 
-async def test_fastapi_returns_and_documents_a_pool() -> None:
-    app = FastAPI()
+def documented_service() -> str:
+    page = (ROOT / "docs" / "values.md").read_text("utf-8")
+    return next(
+        code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "FastAPI(" in code
+    )
 
-    @app.get("/pool")
-    async def show() -> InsurancePool:  # pyright: ignore[reportUnusedFunction]
-        return pool("BTCUSDT", USDT="1.50", at=NOON)
 
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as web:
-        shown = await web.get("/pool")
-        assert shown.json() == pool("BTCUSDT", USDT="1.50", at=NOON).to_dict()
-        assert "marginBalance" in (await web.get("/openapi.json")).text
+async def test_the_documented_service_answers_200_404_and_503_during_a_ban(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = documented_service()
+    assert len([line for line in code.splitlines() if line]) <= 25
+    namespace: dict[str, Any] = {}
+    async with Sandbox("documented") as exchange:
+        monkeypatch.setenv("EXCHANGE", exchange.url)
+        exec(code, namespace)  # noqa: S102 - our own page
+        app: FastAPI = namespace["app"]
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as web,
+        ):
+            good = await web.get("/pools/btcusdt")
+            assert good.status_code == 200
+            assert "BTCUSDT" in msgspec.convert(good.json(), InsurancePool)
+            assert (await web.get("/pools/NOSUCHUSDT")).status_code == 404
+            exchange.inject(Fault.of_status(418, headers={"Retry-After": "300"}))
+            for _ in range(2):  # the second is not sent
+                banned = await web.get("/pools/OMUSDT")
+                assert banned.status_code == 503
+                assert 290 <= int(banned.headers["Retry-After"]) <= 302
+            assert "marginBalance" in (await web.get("/openapi.json")).text
