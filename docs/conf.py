@@ -22,3 +22,5 @@ default_role = "code"
 
 html_theme = "furo"
 html_title = "binance_insurance"
+html_static_path = ["_static"]
+html_css_files = ["small.css"]

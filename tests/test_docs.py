@@ -7,14 +7,18 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from typer.testing import CliRunner
 
 from binance_insurance.cli._app import app
 
-ROOT = Path(__file__).parent.parent
+from . import ROOT
+from .picture import PICTURE, draw, example, printed
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TABLE = re.compile(r"^ *\|?(?: *:?-+:? *\|)+(?: *:?-+:? *)?$", re.MULTILINE)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -69,3 +73,39 @@ def test_the_pages_link_to_files_that_exist() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name
+)
+def test_a_table_fits_a_phone(page: Path) -> None:
+    for rule in TABLE.findall(page.read_text("utf-8")):
+        assert len(re.findall("-+", rule)) <= 3, "more than three columns"
+
+
+def test_the_first_page_shows_ten_lines_that_fit() -> None:
+    lines = [line for line in example().splitlines() if line]
+    assert len(lines) == 10
+    assert max(map(len, lines)) <= 88  # a wider block is cut off at its right edge
+
+
+def drawn(picture: str) -> str:
+    """The text in a picture of a terminal, from the top down."""
+    root = ET.fromstring(picture)  # noqa: S314 - our own file
+    rows: dict[float, dict[float, str]] = {}
+    for each in root.iterfind(".//{*}g[@class='first-page-matrix']/{*}text"):
+        rows.setdefault(float(each.attrib["y"]), {})[float(each.attrib["x"])] = each.text or ""
+    lines = ["".join(text for _, text in sorted(row.items())) for _, row in sorted(rows.items())]
+    return "\n".join(line.rstrip() for line in lines).replace("\N{NO-BREAK SPACE}", " ").rstrip()
+
+
+def test_the_picture_on_the_first_page_shows_what_its_lines_print() -> None:
+    output = printed(example())
+    assert output.count("\n") > 1
+    for picture in (PICTURE.read_text("utf-8"), draw(output)):
+        assert drawn(picture) == output.rstrip(), "draw it again: python -m tests.picture"
+
+
+def test_the_picture_on_the_first_page_takes_nothing_from_the_network() -> None:
+    for picture in (PICTURE.read_text("utf-8"), draw("text\n")):
+        assert re.findall(r"url\((?!#)|@import|@font-face|href", picture) == []
