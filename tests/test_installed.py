@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -35,6 +37,11 @@ def test_a_process_that_a_test_starts_imports_it_too(directory: Path) -> None:
 def test_the_documented_answers_are_installed(name: str) -> None:
     found = files("binance_insurance.sandbox") / "documented" / name
     assert json.loads(found.read_text("utf-8"))
+
+
+def test_the_version_has_one_place() -> None:
+    assert version("binance-insurance") == binance_insurance.__version__
+    assert "version" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"]
 
 
 def test_the_types_are_installed() -> None:
