@@ -10,11 +10,13 @@ min(max_delay, base_delay * 2^(attempt - 1)) seconds, so that many callers do no
 
 from __future__ import annotations
 
+import logging
 from math import inf
 from typing import TYPE_CHECKING, Protocol, Self
 
 from msgspec import Struct
 
+from ._text import one_line
 from .errors import (
     BudgetTimeoutError,
     DecodeError,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from ._runtime import Runtime
 
+_log = logging.getLogger("binance_insurance.retry")
 _QUOTA = 500
 _RETRY_COST = 5
 _TIMEOUT_COST = 10
@@ -42,6 +45,11 @@ _SUCCESS_REFUND = 1
 
 class Attempted(Protocol):
     """What is attempted."""
+
+    @property
+    def symbol(self) -> str | None:
+        """The symbol that it asks for, or None."""
+        ...
 
     @property
     def deadline(self) -> float:
@@ -162,6 +170,7 @@ class Retries:
                 retry=self._always,
                 wait=further.wait,
                 stop=further.stop,
+                before_sleep=further.announce,
                 retry_error_callback=_end,
             )
         )
@@ -246,6 +255,19 @@ class FurtherAttempts:
         cost = retries.quota.spend(self.error)
         self._paid = cost or 0
         return cost is None
+
+    def announce(self, state: tenacity.RetryCallState) -> None:
+        """Log that another attempt follows, after how many seconds and why."""
+        error, seconds = self.error, state.upcoming_sleep
+        if isinstance(error, RateLimitError):  # the budget does the waiting
+            seconds = error.retry_after or seconds
+        _log.info(
+            "%s: attempt %d in %.3g s or later: %s",
+            self._request.symbol or "request without symbol",
+            state.attempt_number + 1,
+            seconds,
+            one_line(Exception.__str__(error)),  # without its symbol
+        )
 
 
 def _retry_cost(error: InsuranceError) -> int:
