@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from .._text import one_line, without_password
+
 DEFAULT_EXCHANGE = "https://fapi.binance.com"
 DEFAULT_GROUP = "default"  # of processes that all leave by one IP
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -17,10 +19,15 @@ def exchange_of(base_url: str) -> str:
     Raises:
         ValueError: it has no scheme or host.
     """
-    parts = urlsplit(base_url)
+    try:
+        parts = urlsplit(base_url)
+        given = parts.port
+    except ValueError:  # whose text may have a part of a password
+        parts, given = urlsplit(""), None
     if not parts.scheme or not parts.hostname:
-        raise ValueError(f"base_url must be a URL with scheme and host, not {base_url!r}")
+        shown = one_line(without_password(base_url))
+        raise ValueError(f"base_url must be a URL with scheme and host, not {shown!r}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    port = "" if parts.port in {None, _DEFAULT_PORTS.get(parts.scheme)} else f":{parts.port}"
+    port = "" if given in {None, _DEFAULT_PORTS.get(parts.scheme)} else f":{given}"
     exchange = f"{parts.scheme}://{host}{port}"
     return _OTHER_NAMES.get(exchange, exchange)

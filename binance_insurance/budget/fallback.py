@@ -48,6 +48,9 @@ class Fallback:
         self._state: SharedState | None = None  # of this process alone, while it is apart
         self._place = ""
 
+    def __str__(self) -> str:
+        return str(self._store)
+
     @property
     def apart(self) -> bool:
         """Whether the store is out of reach, so that this process is on its own."""

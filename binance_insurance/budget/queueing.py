@@ -47,6 +47,13 @@ class QueueingBudget(ABC):
         self._exchange: str | None = None  # that of the first client
         self._closed = False
 
+    def __repr__(self) -> str:
+        settings = self._settings
+        return (
+            f"{type(self).__name__}({self._place}limit={settings.limit}, "
+            f"reserve={settings.reserve}, interval={self.interval})"
+        )
+
     @property
     def exchange(self) -> str:
         """Scheme, host and port of the exchange that it serves."""
@@ -61,6 +68,11 @@ class QueueingBudget(ABC):
     def capacity(self) -> int:
         """Weight that it grants in one window: limit - reserve."""
         return self._settings.limit - self._reserve
+
+    @property
+    def _place(self) -> str:
+        """Where its ledger is, as an argument."""
+        return ""
 
     @property
     def _least_reserve(self) -> int:
@@ -259,6 +271,12 @@ class QueueingBudget(ABC):
         if seconds < inf:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(0.0, seconds), self._serve)
+
+    def _fail(self, error: StoreError, *, again: bool) -> None:
+        """Fail the callers that wait, and log the first of the errors of an outage."""
+        if not again:
+            _log.warning("%s", error)
+        self._queue.fail_all(error.copy)
 
     def _warn(self, report: Report | None) -> None:
         """Log a refusal."""

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from functools import partial
+import re
 from math import inf
+from ssl import TLSVersion
 from typing import TYPE_CHECKING, Protocol, cast
 from uuid import uuid4
 
 import redis.asyncio as aioredis
 from msgspec.structs import replace
+from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from .._forks import in_children, keep
 from .._runtime import Runtime
+from .._text import one_line, repeats
 from ..errors import StoreError
+from .address import read_address
 from .boot import boot_id, slept
 from .change import ClockBounds
+from .change_script import CHANGE
 from .ending import Ending
 from .exchange import DEFAULT_GROUP
 from .fallback import Fallback
@@ -29,6 +34,7 @@ from .shared import SharedBudget, is_ending
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from .address import Address
     from .change import Change, Written
     from .store import Store
 
@@ -36,35 +42,16 @@ _PREFIX = "binance-insurance:budget"
 _DRIFT = 5e-4  # seconds per second by which two clocks may part until they are compared again
 _WRITTEN, _RESERVED = 1, 2
 _UNREACHABLE = (RedisError, OSError, TimeoutError)
+_ARGUMENTS = "limit", "interval", "reserve", "group", "share", "timeout"
+_PASSWORDS = "password", "ssl_password"
+_TEXTS = "username", "client_name", "lib_name", "lib_version", "protocol"
+_TLS = "ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_ciphers"
+# Besides these texts, what redis-py converts; the rest is set by the budget itself.
+_OPTIONS = {*URL_QUERY_ARGUMENT_PARSERS, *_PASSWORDS, *_TEXTS, *_TLS, "ssl_ca_data"}
+_OPTIONS.difference_update({"timeout", "retry_on_timeout"})
 
 _PATIENCE = 0.05  # after so many seconds of lost races, a process reserves the next write
 _LONGEST_RESERVATION = 0.25
-
-# Replaces the value if no other process has since it was read; else returns the newest. Either way
-# it returns the time, which is that of all the processes. A process far away would lose every race
-# against those nearby: after some, it reserves a short time in which the others may not write.
-_CHANGE = """
-local old, new, state, lifetime, wake, me, reservation = unpack(ARGV)
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local version = redis.call('HGET', KEYS[1], 'version') or ''
-local holder = redis.call('HGET', KEYS[1], 'holder')
-if holder and holder ~= me then
-  local left = tonumber(redis.call('HGET', KEYS[1], 'until')) - now
-  if left > 0 and new ~= '' then return {2, time[1], time[2], left} end
-end
-if new ~= '' and version == old then
-  redis.call('HSET', KEYS[1], 'version', new, 'state', state)
-  redis.call('HDEL', KEYS[1], 'holder', 'until')
-  redis.call('PEXPIRE', KEYS[1], lifetime)
-  if wake == '1' then redis.call('PUBLISH', KEYS[1], '') end
-  return {1, time[1], time[2]}
-end
-if reservation ~= '0' then
-  redis.call('HSET', KEYS[1], 'holder', me, 'until', now + reservation)
-end
-return {0, time[1], time[2], version, redis.call('HGET', KEYS[1], 'state') or ''}
-"""
 
 
 class _Script(Protocol):
@@ -77,7 +64,8 @@ class RedisBudget(SharedBudget):
     """The weight budget that processes on many hosts behind one IP share through Redis.
 
     Args:
-        url: such as `redis://host:6379/0` or `rediss://…`; Redis 6 or later, or Valkey.
+        url: such as `redis://host:6379/0` or `rediss://…`; Redis 6 or later, or Valkey. Options of
+            redis-py may follow, such as `?health_check_interval=30`.
         limit: weight that the exchange grants the IP in one window.
         interval: seconds of a window, a whole number.
         reserve: weight in each window that is left to the other clients on the IP.
@@ -89,7 +77,7 @@ class RedisBudget(SharedBudget):
 
     Raises:
         ValueError: unless 0 <= reserve < limit, interval is a whole number >= 1, and share is
-            above 0 and at most 1; or the url is none.
+            above 0 and at most 1; or the url is none, or an option of it is unknown or wrong.
 
     Every decision is one atomic script, and one round trip unless another process decides in the
     same moment. Times are those of the Redis server, so the hosts' clocks do not matter. Keys
@@ -109,10 +97,36 @@ class RedisBudget(SharedBudget):
         runtime: Runtime = Runtime(),  # noqa: B008 - it is immutable
     ) -> None:
         settings = Settings(limit, interval, reserve)
+        if not timeout > 0:
+            raise ValueError(f"timeout must be above 0 seconds, not {timeout}")
         store: Store = _Server(url, timeout, runtime)
         if share is not None:
             store = Fallback(store, settings, share, runtime.monotonic)
         super().__init__(settings, store, runtime, group)
+
+    @property
+    def _place(self) -> str:
+        return f"{one_line(str(self._store), 100)!r}, "
+
+
+def _checked(url: str) -> Address:
+    """Take a URL apart; refuse what redis-py would ignore, or fail with at its first connection."""
+    address = read_address(url)
+    number = address.scheme in {"redis", "rediss"} and re.fullmatch(r"/?\d*", address.path)
+    if not number and address.scheme != "unix":
+        raise ValueError(f"a budget's Redis is redis://host:6379/0 or unix:///path, not {address}")
+    for name in [each for each in _ARGUMENTS if each in address.options]:
+        address.refuse(name, "is an argument of RedisBudget; create_budget reads it from a URL")
+    address.check_names(_OPTIONS)
+    try:
+        pool = aioredis.ConnectionPool.from_url(url)  # pyright: ignore[reportUnknownMemberType]
+        pool.connection_class(**pool.connection_kwargs)
+        TLSVersion(int(address.options.get("ssl_min_version", TLSVersion.TLSv1_2)))
+    except TypeError as error:
+        address.refuse(str(error).rpartition("argument ")[2].strip("'"), "is not one of its scheme")
+    except (ValueError, RedisError) as error:
+        raise ValueError(f"{one_line(str(error).rstrip('.'))}: {address}") from None
+    return address
 
 
 class _Client:
@@ -126,7 +140,9 @@ class _Client:
             # The next change finds out what a lost answer did, so redis-py must not ask again.
             retry=Retry(NoBackoff(), 0),
         )
-        self.script = cast("_Script", self.redis.register_script(_CHANGE))
+        found = self.redis.connection_pool.connection_kwargs
+        self.secrets = {str(found[name]) for name in _PASSWORDS if found.get(name)}
+        self.script = cast("_Script", self.redis.register_script(CHANGE))
         self.listening: asyncio.Task[None] | None = None
         self.ending = Ending(self.redis.aclose)
 
@@ -157,7 +173,8 @@ class _Server:
     def __init__(self, url: str, timeout: float, runtime: Runtime) -> None:
         self._key = ""
         self._monotonic = runtime.monotonic
-        self._make_client = partial(_Client, url, timeout)
+        self._address = _checked(url)
+        self._make_client: Callable[[], _Client] = lambda: _Client(url, timeout)
         self._client = self._make_client()
         self._me = ""  # made with the first change, for a process that is forked until then
         self._versions = (f"{self._me}:{number}" for number in itertools.count(1))
@@ -167,6 +184,9 @@ class _Server:
         self._value: bytes | None = None
         self._bounds = ClockBounds(0.0, 0.0)
         self._read_at = -inf
+
+    def __str__(self) -> str:
+        return str(self._address)
 
     async def change(self, change: Change) -> None:
         client = self._client
@@ -181,8 +201,15 @@ class _Server:
             self._read_at = -inf  # whether the last change was made is not known
             if _is_cancelled():
                 raise asyncio.CancelledError from error  # which redis-py took for a timeout
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise StoreError(f"the budget's Redis is out of reach: {reason}") from error
+            # What a server says can repeat a password that was sent to it.
+            cause = None if repeats(error, client.secrets) else error
+            raise StoreError(self._outage(error)) from cause
+
+    def _outage(self, error: Exception) -> str:
+        reason = " ".join(str(error).split()) or "no answer"
+        for secret in self._client.secrets:
+            reason = reason.replace(secret, "***")
+        return f"the budget's Redis is out of reach ({self}): {one_line(reason)}"
 
     async def _change(self, change: Change) -> None:
         began, newest = self._monotonic(), self._read_at == -inf

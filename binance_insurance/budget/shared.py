@@ -245,8 +245,8 @@ class SharedBudget(QueueingBudget):
         try:
             await self._store.change(change)
         except StoreError as error:
+            self._fail(error, again=holding.failing)
             holding.undo(change)
-            self._queue.fail_all(error.copy)
             return
         except BaseException:
             holding.undo(change)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .._forks import in_children, keep
 from .._runtime import Runtime
+from .._text import one_line
 from ..errors import StoreError
 from .boot import boot_id, slept
 from .change import ClockBounds
@@ -36,8 +37,9 @@ class SqliteBudget(SharedBudget):
 
     Args:
         path: the file; it is made, with its directories, where it is missing, for this user
-            alone: a file for several users has to be there before. It has to lie on a local disk
-            (SQLite's write-ahead log does not work over a network).
+            alone (modes 0600 and 0700); several users take Redis. A file that is there keeps its
+            mode. It has to lie on a local disk (SQLite's write-ahead log does not work over a
+            network).
         limit: weight that the exchange grants the IP in one window.
         interval: seconds of a window, a whole number.
         reserve: weight in each window that is left to the other clients on the IP.
@@ -69,6 +71,10 @@ class SqliteBudget(SharedBudget):
         super().__init__(settings, store, runtime, group)
         weakref.finalize(self, store.shut).atexit = True
 
+    @property
+    def _place(self) -> str:
+        return f"{one_line(str(self._store), 100)!r}, "
+
 
 class _File:
     polling = _POLLING
@@ -85,6 +91,9 @@ class _File:
         self._process: int | None = None
         self._shut = False  # whether the budget was dropped without closing it
 
+    def __str__(self) -> str:
+        return str(self._path)
+
     async def change(self, change: Change) -> None:
         loop = asyncio.get_running_loop()
         if self._process is None:
@@ -93,7 +102,8 @@ class _File:
         try:
             await loop.run_in_executor(self._thread, self._transact, change)
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"the budget file {self._path} cannot be used: {error}") from error
+            path, reason = one_line(str(self._path)), one_line(str(error))
+            raise StoreError(f"the budget file {path} cannot be used: {reason}") from error
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Do nothing: a file wakes nobody, so callers that wait look again by themselves."""

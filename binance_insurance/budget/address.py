@@ -1,0 +1,114 @@
+"""The URL of a budget, taken apart. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Never, TypeVar
+from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from .._text import one_line, without_password
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+T = TypeVar("T", bound=Struct)
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Address(Struct, frozen=True):
+    """A budget's URL and its parts.
+
+    Attributes:
+        url: as it was given; it may have a password.
+        scheme: in lower case.
+        host: all that stands between `//` and the path.
+        path: decoded, with the slash that it begins with.
+        options: the query, decoded.
+    """
+
+    url: str
+    scheme: str
+    host: str
+    path: str
+    options: dict[str, str]
+
+    def __str__(self) -> str:
+        """Return the URL on one line and without passwords."""
+        return one_line(without_password(self.url))
+
+    def __repr__(self) -> str:
+        return f"Address({str(self)!r})"
+
+    def check_names(self, known: Collection[str]) -> None:
+        """Refuse options that are not known.
+
+        Raises:
+            ValueError: names the first of them.
+        """
+        for name in self.options:
+            if name not in known:
+                self.refuse(name, "is not one of this budget")
+
+    def convert(self, kind: type[T]) -> T:
+        """Return the options that `kind` has as a struct of that type.
+
+        Raises:
+            ValueError: a value has the wrong type, and which.
+        """
+        mine = {
+            name: value for name, value in self.options.items() if name in kind.__struct_fields__
+        }
+        try:
+            return msgspec.convert(mine, kind, strict=False)
+        except msgspec.ValidationError as error:
+            name = str(error).rpartition("$.")[2].rstrip("`")
+            self.refuse(name, "has a wrong value")
+
+    def refuse(self, name: str, why: str) -> Never:
+        """Raise the error for an option.
+
+        Raises:
+            ValueError: always. What may be a part of a password is not named.
+        """
+        shown = str(self)
+        name = name if name in unquote_plus(shown) else "***"
+        raise ValueError(f"the option {name!r} of {shown} {why}")
+
+    def without(self, names: Collection[str]) -> str:
+        """Return the URL without some of its options."""
+        before, _, query = self.url.partition("?")
+        left = [
+            each for each in query.split("&") if unquote_plus(each.partition("=")[0]) not in names
+        ]
+        return f"{before}?{'&'.join(left)}" if any(left) else before
+
+
+def read_address(url: str) -> Address:
+    """Take the URL of a budget apart.
+
+    Raises:
+        ValueError: it is none, or has an option twice or without a value.
+    """
+    shown = one_line(without_password(url))
+    try:
+        parts = urlsplit(url)
+        port, query = parts.port, parse_qsl(parts.query, keep_blank_values=True, errors="strict")
+        path = unquote(parts.path, errors="surrogateescape")  # as file names are in Python
+    except ValueError:  # whose text may have a part of a password
+        port, parts, path, query = 0, urlsplit(""), "", []
+    if port == 0 or parts.fragment or _CONTROL.search(url) or "\0" in path:
+        raise ValueError(
+            f"{shown} is not a valid URL of a budget: its port must be a number, and special "
+            "characters in a user name, password, path or option must be percent-encoded"
+        )
+    address = Address(url, parts.scheme, parts.netloc, path, dict(query))
+    for number, (name, value) in enumerate(query):
+        if not value:
+            address.refuse(name, "has no value")
+        if name in dict(query[:number]):
+            address.refuse(name, "is given twice")
+    return address
