@@ -79,3 +79,7 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         return getattr(_budget, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

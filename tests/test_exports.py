@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from inspect import isclass
@@ -50,3 +52,24 @@ def test_an_export_has_a_docstring_of_its_own(module: str, name: str) -> None:
     text = vars(found).get("__doc__") if isclass(found) else found.__doc__
     assert text
     assert text.strip()
+
+
+CORE_ONLY = """
+import sys
+sys.modules.update(dict.fromkeys(["redis", "rich", "typer", "platformdirs", "pydantic_core"]))
+import binance_insurance
+from binance_insurance import *
+assert set(binance_insurance.__all__) <= set(dir(binance_insurance)) & set(globals())
+assert set(binance_insurance.budget.__all__) <= set(dir(binance_insurance.budget))
+try:
+    RedisBudget("redis://127.0.0.1")
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+def test_all_exports_can_be_had_on_a_core_install() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CORE_ONLY], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "RedisBudget needs redis: pip install 'binance-insurance[redis]'\n"

@@ -26,7 +26,7 @@ __all__ = [
     "create_budget",
 ]
 
-# Imported when they are first asked for: sqlite3 takes its time, and redis is an extra.
+# Imported when they are first asked for: sqlite3 takes its time.
 _LATER = {"RedisBudget": "redis", "SqliteBudget": "sqlite", "create_budget": "create"}
 
 
@@ -35,13 +35,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    try:
-        module = import_module(f".{_LATER[name]}", __name__)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "redis":
-            raise
-        raise ModuleNotFoundError(
-            f"{name} needs redis: pip install 'binance-insurance[redis]'", name="redis"
-        ) from error
-    found: object = getattr(module, name)
+    found: object = getattr(import_module(f".{_LATER[name]}", __name__), name)
     return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
