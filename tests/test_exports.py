@@ -13,7 +13,12 @@ import pytest
 
 from . import ROOT
 
-MODULES = ["binance_insurance", "binance_insurance.budget", "binance_insurance.sandbox"]
+MODULES = [
+    "binance_insurance",
+    "binance_insurance.budget",
+    "binance_insurance.sandbox",
+    "binance_insurance.weights",
+]
 REFERENCE = ROOT / "docs" / "reference.md"
 
 
