@@ -15,6 +15,13 @@ nox.options.sessions = ["lint", "types", "imports", "tests", "docs"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = [version for version in nox.project.python_versions(PROJECT) if version != "3"]
+FOREIGN = (
+    "binance-sdk-derivatives-trading-usds-futures",
+    "ccxt",
+    "httpx",
+    "python-binance",
+    "requests",
+)
 DEFAULT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -60,6 +67,13 @@ def campaign(session: nox.Session) -> None:
     session.install(".[test]")
     chosen = ("-m", "campaign", "--timeout", "900", "-s")
     session.run("pytest", *chosen, *session.posargs, env={"CAMPAIGN": "1"})
+
+
+@nox.session
+def foreign(session: nox.Session) -> None:
+    """The tests beside other programs' clients, with their newest versions."""
+    session.install(".[test]", *FOREIGN)
+    session.run("pytest", "tests/foreign", *session.posargs)
 
 
 @nox.session

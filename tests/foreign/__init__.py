@@ -1,0 +1,1 @@
+"""Tests beside other programs' clients, which `nox -s foreign` installs and runs."""
