@@ -12,7 +12,10 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!binance_insurance\b).*")]  # other projects' names
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!binance_insurance\b).*"),  # other projects' names
+    ("py:class", r".*\.T"),  # type variables
+]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
