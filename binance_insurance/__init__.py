@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from . import budget as _budget
 from ._retry import RetryPolicy
 from ._runtime import Runtime
-from .budget import BudgetState, LocalBudget, WeightBudget
+from .budget import Budget, BudgetState, LocalBudget, Report, WeightBudget
 from .client import ClientStats, InsuranceClient
 from .errors import (
     AssetNotHeldError,
@@ -38,6 +38,7 @@ __all__ = [
     "AssetBalance",
     "AssetNotHeldError",
     "BadRequestError",
+    "Budget",
     "BudgetState",
     "BudgetTimeoutError",
     "BulkFetchError",
@@ -55,6 +56,7 @@ __all__ = [
     "LocalBudget",
     "RateLimitError",
     "RedisBudget",
+    "Report",
     "RequestTimeoutError",
     "RequestWeight",
     "RetryPolicy",

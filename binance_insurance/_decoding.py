@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Never
 import msgspec
 from msgspec.structs import force_setattr
 
-from .budget.report import utc
+from .budget.report import SECONDS, utc
 from .errors import (
     BadRequestError,
     DecodeError,
@@ -61,7 +61,6 @@ class _ExchangeInfo(msgspec.Struct, rename="camel"):
 
 _decode_refusal = msgspec.json.Decoder(_Refusal).decode
 _decode_exchange_info = msgspec.json.Decoder(_ExchangeInfo).decode
-_SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3_600, "DAY": 86_400}
 
 
 @lru_cache(maxsize=8)  # all answers of one second carry the same date
@@ -146,7 +145,7 @@ def decode_weight_limit(body: bytes, interval: int) -> int:
     except _UNREADABLE as error:
         _fail(body, None, _reason(error), error)
     for rate in info.rate_limits:
-        length = rate.interval_num * _SECONDS.get(rate.interval, 0)
+        length = rate.interval_num * SECONDS.get(rate.interval, 0)
         if rate.rate_limit_type == "REQUEST_WEIGHT" and length == interval:
             return rate.limit
     return _fail(body, None, f"no REQUEST_WEIGHT limit for {interval} s - at `$.rateLimits`")

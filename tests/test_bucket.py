@@ -417,7 +417,7 @@ def take(bucket: Minute, now: float, weight: int = 1) -> Lease:
     return lease
 
 
-def reported(used: int | None, local: float, status: int = 200, **more: float) -> Report:
+def reported(used: int | None, local: float, status: int = 200, **more: Any) -> Report:
     """An answer made at a local time, where the exchange's clock is 5,000 s behind `NOON`."""
     return Report(status, used, float(floor(NOON + local - 5_000.0)), **more)
 

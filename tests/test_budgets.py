@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from random import Random
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 from uuid import uuid4
 
 import msgspec
@@ -77,7 +77,7 @@ class Place:
         self._local = self._local or LocalBudget(100, reserve=10, runtime=self.runtime)
         return self._local
 
-    def report(self, used: int | None, status: int = 200, **more: float) -> Report:
+    def report(self, used: int | None, status: int = 200, **more: Any) -> Report:
         """What the exchange would say now."""
         date = 1_790_000_040 // 60 * 60 + 10 + self.runtime.monotonic() - self.started
         return Report(status, used, float(int(date)), **more)

@@ -11,6 +11,7 @@ import threading
 import time
 from math import inf
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ from .conftest import EPOCH, loop_time
 MINUTE = EPOCH // 60 * 60 + 60  # the exchange's clock when the loop's shows 0
 
 
-def answer(used: int | None, status: int = 200, **more: float) -> Report:
+def answer(used: int | None, status: int = 200, **more: Any) -> Report:
     """What the exchange would say now."""
     return Report(status, used, float(int(MINUTE + loop_time())), **more)
 

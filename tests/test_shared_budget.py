@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -102,7 +102,7 @@ class Place:
             runtime=runtime,
         )
 
-    def report(self, used: int | None, status: int = 200, **more: float) -> Report:
+    def report(self, used: int | None, status: int = 200, **more: Any) -> Report:
         """Say what the exchange would say now."""
         return Report(status, used, float(int(self.begun + self.clocks.passed)), **more)
 

@@ -18,6 +18,7 @@ from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from statistics import median
 from subprocess import Popen
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -282,7 +283,7 @@ class Machine:
     def exchange(self) -> float:
         return EPOCH + self.now + 100.0
 
-    def report(self, used: int | None, status: int = 200, **more: float) -> Report:
+    def report(self, used: int | None, status: int = 200, **more: Any) -> Report:
         return Report(status, used, float(int(self.exchange())), **more)
 
 

@@ -8,6 +8,7 @@ from .ledger import Lease
 from .local import LocalBudget
 from .protocol import WeightBudget
 from .report import Report
+from .spending import Budget
 from .state import BudgetState
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .sqlite import SqliteBudget
 
 __all__ = [
+    "Budget",
     "BudgetState",
     "Lease",
     "LocalBudget",

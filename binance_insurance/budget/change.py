@@ -27,6 +27,8 @@ from .stored import Book, Process, SharedState, decode_ledger, new_state, pack, 
 from .window import TokenBucket
 
 if TYPE_CHECKING:
+    from asyncio import Future
+
     from .ledger import Lease
     from .report import Report
     from .settings import Settings
@@ -57,12 +59,21 @@ class ClockBounds(Struct, frozen=True):
 
 
 class Ended(Struct):
-    """An answer, or its loss, at a local time; a lease that came back unused has no answer."""
+    """An answer, or its loss, at a local time; a lease that came back unused has no answer.
+
+    Attributes:
+        lease: what came back.
+        at: when, in local monotonic time.
+        report: the answer.
+        unused: whether nothing was sent.
+        written: whom to tell when it is written down, or when that has failed.
+    """
 
     lease: Lease
     at: float
     report: Report | None = None
     unused: bool = False
+    written: Future[None] | None = None
 
     def apply(self, bucket: TokenBucket, bounds: ClockBounds) -> None:
         """Let a bucket know of it, whose time is the store's."""
@@ -147,6 +158,12 @@ class Change:
         self._known = known
         self.wanted = wanted
         self._apart = apart
+
+    def tell(self) -> None:
+        """Tell those that wait for it that the change was made, or has failed."""
+        for each in self.ended:
+            if each.written is not None and not each.written.done():
+                each.written.set_result(None)
 
     def known(self) -> Ledger:
         """Return a copy of the ledger as it was after the last change."""

@@ -14,7 +14,7 @@ from .local import LocalBudget
 
 if TYPE_CHECKING:
     from .address import Address
-    from .protocol import WeightBudget
+    from .spending import Budget
 
 
 class _Options(Struct, frozen=True):
@@ -44,7 +44,7 @@ def create_budget(
     interval: float | None = None,
     reserve: int | None = None,
     group: str | None = None,
-) -> WeightBudget:
+) -> Budget:
     """Make the budget that a URL names.
 
     Args:
@@ -91,7 +91,7 @@ def _merged(address: Address, kind: type[_T], given: dict[str, float | str | Non
     return replace(address.convert(kind), **named)
 
 
-def _sqlite(address: Address, given: dict[str, float | str | None]) -> WeightBudget:
+def _sqlite(address: Address, given: dict[str, float | str | None]) -> Budget:
     from .sqlite import SqliteBudget
 
     address.check_names(_SharedOptions.__struct_fields__)
@@ -125,7 +125,7 @@ def _file(address: Address) -> Path:
     return path.absolute()
 
 
-def _redis(address: Address, given: dict[str, float | str | None]) -> WeightBudget:
+def _redis(address: Address, given: dict[str, float | str | None]) -> Budget:
     from . import RedisBudget
 
     options = _merged(address, _RedisOptions, given)

@@ -89,6 +89,12 @@ class Holding:
         self.ended.append(ended)
         return True
 
+    def unwritten(self, lease: Lease) -> Ended | None:
+        """Return the end of a lease that no finished change has written down."""
+        under_way = [] if self._under_way is None else self._under_way.ended
+        pending = (each for each in (*self.ended, *under_way) if each.lease is lease)
+        return next(pending, None)
+
     def begin(self, exchange: str, waiters: Iterable[Waiter], *, apart: bool) -> Change:
         """Make a change of what has ended and what callers wait for."""
         self._process = os.getpid()

@@ -23,6 +23,7 @@ class Lease(Struct, eq=False, gc=False):
             the request back moves this on, or its loss would count as settled too early.
         window: the start of the window whose account was charged.
         number: the number of the probe; 0 for any other request.
+        reserve: the part of the limit that the grant left to others.
         open: whether it was neither settled nor given back yet.
     """
 
@@ -31,6 +32,7 @@ class Lease(Struct, eq=False, gc=False):
     window: float
     number: int = 0
     open: bool = True
+    reserve: int = 0
 
 
 Kind = Literal["lost", "answered", "lagging", "overtaken"]
@@ -126,6 +128,11 @@ class Ledger(Struct, omit_defaults=True):
         self.trusted_until += by
         self.probe_until += by
         self.early.at += by
+
+    def lose(self, weight: int, settled_from: float, kind: Kind = "lost") -> None:
+        """Keep weight that the highest reported sum may lack; see `Lost`."""
+        if weight:
+            self.lost.append(Lost(settled_from, weight, kind))
 
     def settle_lost(self, settled: Callable[[Lost], bool]) -> None:
         """Settle what is settled; of what was answered, `spent` stays."""

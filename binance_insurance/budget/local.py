@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from .._forks import in_children
 from .._runtime import Runtime
+from .failures import ban_error
 from .ledger import Ledger
-from .queueing import QueueingBudget, ban_error
+from .queueing import QueueingBudget
 from .settings import Settings
 from .window import TokenBucket
 
@@ -78,13 +79,21 @@ class LocalBudget(QueueingBudget):
             lease = self._take(weight, self._monotonic(), self._own_reserve)
             if lease is not None:
                 return lease
-        self.check(weight, timeout=timeout)
-        return await self._wait(weight, timeout)
+        reserve = self._own_reserve
+        self.check_within(reserve, weight, timeout)
+        return await self._wait(weight, timeout, reserve)
+
+    async def acquire_within(self, reserve: int, weight: int, timeout: float | None) -> Lease:
+        """Acquire for a caller that leaves `reserve` of the limit to others."""
+        if get_ident() != self._thread or not self._is_running():
+            self._enter(get_running_loop())
+        self.check_within(reserve, weight, timeout)
+        return await self._wait(weight, timeout, reserve)
 
     def confirm(self, lease: Lease) -> bool:
         """Return whether a granted request may be sent now, and count it as sent from now on."""
         now = self._monotonic()
-        if not self._bucket.confirm(lease, now, self._settings.reserve):
+        if not self._bucket.confirm(lease, now):
             return False
         lease.sent_at = now
         return True
@@ -99,6 +108,9 @@ class LocalBudget(QueueingBudget):
             self._warn(report)
         if self._queue.length:
             self._serve()
+
+    async def recorded(self, lease: Lease) -> None:
+        """Return at once: no other process has to know."""
 
     def release(self, lease: Lease) -> None:
         """Give back the weight of a request that was certainly never sent."""

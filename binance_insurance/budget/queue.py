@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from .ledger import Lease
 
 
+FIRST = -1  # the reserve of those that need no weight: they wait behind nobody
+
+
 class Waiter:
     """One caller that waits for weight.
 

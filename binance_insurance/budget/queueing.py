@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from math import inf
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from .._ended import check_loop
-from ..errors import BudgetTimeoutError, IPBannedError, StoreError
+from ..errors import BudgetTimeoutError
 from .exchange import DEFAULT_EXCHANGE, exchange_of
-from .queue import Queue, Waiter
-from .refusals import BANNED, TOO_MANY_REQUESTS
+from .failures import ban_error, closed_error, late
+from .queue import FIRST, Queue, Waiter
+from .refusals import BANNED
 from .report import utc
+from .spending import Budget
 from .state import BudgetState
+from .view import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
+    from ..errors import StoreError
     from .ledger import Lease
-    from .refusals import Refusals
     from .report import Report
     from .settings import Settings
     from .window import TokenBucket
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("binance_insurance.budget")
 
 
-class QueueingBudget(ABC):
+class QueueingBudget(Budget):
     """A queue in front of a token bucket; a subclass serves the queue.
 
     It belongs to one event loop at a time: to the next one when the last has ended.
@@ -67,7 +71,7 @@ class QueueingBudget(ABC):
     @property
     def capacity(self) -> int:
         """Weight that it grants in one window: limit - reserve."""
-        return self._settings.limit - self._reserve
+        return self.capacity_within(self._settings.reserve)
 
     @property
     def _place(self) -> str:
@@ -75,13 +79,27 @@ class QueueingBudget(ABC):
         return ""
 
     @property
+    def whole(self) -> Budget:
+        """Itself."""
+        return self
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop in which it was used last; None before that, and once it is closed."""
+        return self._loop
+
+    def view(self, *, reserve: int) -> Budget:
+        """Return the same budget for callers that leave another part of the limit to others.
+
+        Raises:
+            ValueError: unless 0 <= reserve < limit.
+        """
+        return View(self, replace(self._settings, reserve=reserve).reserve)
+
+    @property
     def _least_reserve(self) -> int:
         """What each grant must leave now, whatever its caller's reserve."""
         return 0
-
-    @property
-    def _reserve(self) -> int:
-        return max(self._settings.reserve, self._least_reserve)
 
     def serve(self, base_url: str) -> None:
         """Serve the exchange of a client; the first client decides which.
@@ -98,9 +116,60 @@ class QueueingBudget(ABC):
                 "one budget serves one exchange, so make another"
             )
 
+    async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
+        """Wait until `weight` may be sent by this process, and take it.
+
+        First come, first served in this process among those with the same reserve. Each lease must
+        come back once: to `settle` when its request was sent, to `release` when it certainly was
+        not. A cancelled call leaves no trace.
+
+        Raises:
+            IPBannedError: at once, while the IP is banned, whichever process met the ban.
+            BudgetTimeoutError: at once, if the wait would surely outlast `timeout` seconds; or
+                when they have passed. Also if `weight` is more than a window ever holds.
+            StoreError: its store is out of reach and it has no share for that case; or it is
+                closed, or was in use before this process was forked.
+            RuntimeError: another event loop that is running uses it.
+        """
+        return await self.acquire_within(self._settings.reserve, weight, timeout)
+
+    def check(self, weight: int, *, timeout: float | None = None) -> None:
+        """Raise what a caller that would have to wait can know at once; see `WeightBudget.check`."""
+        self.check_within(self._settings.reserve, weight, timeout)
+
     def state(self) -> BudgetState:
         """Return what the budget knows now."""
-        now, bucket, reserve = self._now(), self._bucket, self._reserve
+        return self.state_within(self._settings.reserve)
+
+    @abstractmethod
+    async def acquire_within(self, reserve: int, weight: int, timeout: float | None) -> Lease:
+        """Acquire for a caller that leaves `reserve` of the limit to others."""
+
+    def capacity_within(self, reserve: int) -> int:
+        """Return the weight that one window has for callers with this reserve."""
+        return self._settings.limit - max(reserve, self._least_reserve)
+
+    def check_within(self, reserve: int, weight: int, timeout: float | None) -> None:
+        """Check for a caller that leaves `reserve` of the limit to others."""
+        now = self._now()
+        banned = ban_error(self._bucket.ledger.refusals, now)
+        if banned is not None:
+            raise banned
+        capacity = self.capacity_within(reserve)
+        if weight > capacity:
+            raise BudgetTimeoutError(
+                f"a request of weight {weight} never fits into a budget of "
+                f"{capacity} per window (limit minus reserve)",
+                wait=inf,
+            )
+        if timeout is not None:
+            wait = self._wait_for(weight, now, reserve)
+            if wait > timeout:
+                raise late(wait, timeout)
+
+    def state_within(self, reserve: int) -> BudgetState:
+        """Return what the budget knows now, for callers that leave `reserve` to others."""
+        now, bucket, reserve = self._now(), self._bucket, max(reserve, self._least_reserve)
         bucket.refresh(now)
         refusals = bucket.ledger.refusals
         resets_at, banned = bucket.resets_at(now), refusals.banned_until(now)
@@ -117,46 +186,9 @@ class QueueingBudget(ABC):
             banned_until=None if banned is None else utc(banned),
         )
 
-    def check(self, weight: int, *, timeout: float | None = None) -> None:
-        """Raise what a caller that would have to wait for `weight` can know at once.
-
-        Raises:
-            IPBannedError: the IP is banned.
-            BudgetTimeoutError: the wait would surely outlast `timeout` seconds, or never end.
-        """
-        now = self._now()
-        banned = ban_error(self._bucket.ledger.refusals, now)
-        if banned is not None:
-            raise banned
-        if weight > self.capacity:
-            raise BudgetTimeoutError(
-                f"a request of weight {weight} never fits into a budget of "
-                f"{self.capacity} per window (limit minus reserve)",
-                wait=inf,
-            )
-        if timeout is not None:
-            wait = self._wait_for(weight, now)
-            if wait > timeout:
-                raise _late(wait, timeout)
-
     @abstractmethod
     def confirm(self, lease: Lease) -> bool:
         """Return whether a granted request may be sent now."""
-
-    @abstractmethod
-    async def aclose(self) -> None:
-        """Fail the callers that wait, and let go of what it holds."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     @abstractmethod
     def release(self, lease: Lease) -> None:
@@ -200,10 +232,10 @@ class QueueingBudget(ABC):
         if self._queue.first is waiter:
             self._serve()
 
-    async def _wait(self, weight: int, timeout: float | None) -> Lease:
+    async def _wait(self, weight: int, timeout: float | None, reserve: int) -> Lease:
         """Wait in the queue for weight."""
         deadline = inf if timeout is None else self._monotonic() + timeout
-        waiter = Waiter(weight, self._settings.reserve, deadline)
+        waiter = Waiter(weight, reserve if weight else FIRST, deadline)
         self._queue.add(waiter)
         self._joined(waiter)
         try:
@@ -213,7 +245,7 @@ class QueueingBudget(ABC):
             self._take_back(waiter)
             raise BudgetTimeoutError(
                 f"no request weight came free within {timeout:.3g} s",
-                wait=self._wait_for(weight, self._now()),
+                wait=self._wait_for(weight, self._now(), reserve),
             ) from None
         except asyncio.CancelledError:
             self._take_back(waiter)
@@ -222,10 +254,11 @@ class QueueingBudget(ABC):
             self._forget(waiter)
             raise
 
-    def _wait_for(self, weight: int, now: float) -> float:
+    def _wait_for(self, weight: int, now: float, reserve: int) -> float:
         """Return the lower bound of a new caller's wait, in seconds."""
-        weight += self._queue.weight_before(self._settings.reserve)
-        return self._bucket.ready_at(weight, now, self._reserve) - now
+        weight += self._queue.weight_before(reserve if weight else FIRST)
+        reserve = max(reserve, self._least_reserve)
+        return self._bucket.ready_at(weight, now, reserve) - now
 
     def _take_back(self, waiter: Waiter) -> None:
         """Forget a caller that gave up; return what it was granted in the same moment."""
@@ -261,7 +294,7 @@ class QueueingBudget(ABC):
             if local + wait <= waiter.deadline:
                 before += waiter.weight
             else:
-                self._queue.fail(waiter, _late(wait, waiter.deadline - local))
+                self._queue.fail(waiter, late(wait, waiter.deadline - local))
 
     def _set_timer(self, seconds: float) -> None:
         """Serve again after so many seconds; never if that is infinite."""
@@ -280,35 +313,7 @@ class QueueingBudget(ABC):
 
     def _warn(self, report: Report | None) -> None:
         """Log a refusal."""
-        if report is not None and report.status in {TOO_MANY_REQUESTS, BANNED}:
+        if report is not None and (report.freezes or report.status == BANNED):
             ledger = self._bucket.ledger
             outlook = ledger.refusals.outlook(self._now(), ledger.clock)
             _log.warning("the exchange answered %d; %s", report.status, outlook)
-
-
-def closed_error() -> StoreError:
-    """Build the error for a call of a budget that is closed."""
-    return StoreError("this budget is closed")
-
-
-def ban_error(refusals: Refusals, now: float) -> IPBannedError | None:
-    """Build the error for a call that is refused here, while the exchange bans this IP, or None."""
-    end = refusals.banned_until(now)
-    if end is None:
-        return None
-    banned_until = utc(end)
-    return IPBannedError(
-        f"the exchange bans this IP until {banned_until:%Y-%m-%d %H:%M:%S} UTC; "
-        "nothing is sent until then",
-        message="not sent: the IP is banned",
-        retry_after=refusals.ban_ends - now,
-        banned_until=banned_until,
-    )
-
-
-def _late(wait: float, timeout: float) -> BudgetTimeoutError:
-    return BudgetTimeoutError(
-        f"the request weight would be there in {wait:.1f} s at the earliest, "
-        f"but the call may take {timeout:.1f} s more",
-        wait=wait,
-    )

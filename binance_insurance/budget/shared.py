@@ -14,9 +14,10 @@ from msgspec import Struct
 from .._ended import end_task
 from ..errors import IPBannedError, StoreError
 from .change import HEARTBEATS, Ended
+from .failures import ban_error
 from .holding import Holding
 from .ledger import Ledger
-from .queueing import QueueingBudget, ban_error
+from .queueing import QueueingBudget
 from .window import TokenBucket
 
 if TYPE_CHECKING:
@@ -69,37 +70,19 @@ class SharedBudget(QueueingBudget):
             self._holding = self._holding.again()
             self._bucket = TokenBucket(self._settings, Ledger())
 
-    async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
-        """Wait until `weight` may be sent by this process, and take it.
-
-        First come, first served among the callers of this process; which process is next is not
-        defined. Each lease must come back once: to `settle` when its request was sent, to `release`
-        when it certainly was not. A cancelled call leaves no trace.
-
-        Raises:
-            IPBannedError: at once, while the IP is banned, whichever process met the ban.
-            BudgetTimeoutError: at once, if the wait would surely outlast `timeout` seconds; or
-                when they have passed. Also if `weight` is more than a window ever holds.
-            StoreError: the store is out of reach, and no share was configured for that case. Or
-                the budget is closed, or was in use before this process was forked.
-            RuntimeError: another event loop that is running uses it.
-        """
+    async def acquire_within(self, reserve: int, weight: int, timeout: float | None) -> Lease:
+        """Acquire for a caller that leaves `reserve` of the limit to others."""
         self._holding.check()
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._enter(loop)
-        self.check(weight, timeout=timeout)
-        return await self._wait(weight, timeout)
+        self.check_within(reserve, weight, timeout)
+        return await self._wait(weight, timeout, reserve)
 
-    def check(self, weight: int, *, timeout: float | None = None) -> None:
-        """Raise what a caller that would have to wait for `weight` can know at once.
-
-        Raises:
-            IPBannedError: the IP is banned.
-            BudgetTimeoutError: the wait would surely outlast `timeout` seconds, or never end.
-        """
+    def check_within(self, reserve: int, weight: int, timeout: float | None) -> None:
+        """Check for a caller that leaves `reserve` of the limit to others."""
         try:
-            super().check(weight, timeout=timeout)
+            super().check_within(reserve, weight, timeout)
         except IPBannedError:
             # The store may have lost the ban: look soon.
             if not self._look.asked and self._is_here() and not self._holding.forked:
@@ -116,7 +99,7 @@ class SharedBudget(QueueingBudget):
         """
         if not (
             self._holding.counts(lease, apart=self._store.apart)
-            and self._bucket.confirm(lease, self._now(), self._reserve)
+            and self._bucket.confirm(lease, self._now())
         ):
             return False
         lease.sent_at = self._monotonic()
@@ -129,6 +112,14 @@ class SharedBudget(QueueingBudget):
     def release(self, lease: Lease) -> None:
         """Give back the weight of a request that was certainly never sent."""
         self._end(Ended(lease, self._monotonic(), unused=True))
+
+    async def recorded(self, lease: Lease) -> None:
+        """Wait until the other processes can know that a lease came back, or the store fails."""
+        ended = self._holding.unwritten(lease)
+        if ended is not None:
+            ended.written = written = asyncio.get_running_loop().create_future()
+            self._serve()
+            await written
 
     async def aclose(self) -> None:
         """Fail the callers that wait, write down what has ended, and let go of the store.
@@ -255,6 +246,7 @@ class SharedBudget(QueueingBudget):
             raise RuntimeError("the store did not apply the change")
         if look:
             self._look.asked = False
+        change.tell()
         holding.done(change.outcome)
         if holding is self._holding:
             self._take_over(change.outcome, waiters)

@@ -40,8 +40,8 @@ from __future__ import annotations
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from .ledger import COUNTED, Early, Lease, Lost
-from .refusals import BANNED, TOO_MANY_REQUESTS
+from .ledger import COUNTED, Early, Lease
+from .refusals import BANNED
 
 if TYPE_CHECKING:
     from .ledger import Kind, Ledger
@@ -92,7 +92,8 @@ class TokenBucket:
         ledger = self.ledger
         if now >= ledger.ends_at:
             self._roll_over(now)
-        fits, trusted = weight <= self.room(reserve), now < ledger.trusted_until
+        free = not weight
+        fits, trusted = free or weight <= self.room(reserve), free or now < ledger.trusted_until
         ahead, refusals = not (fits and trusted), ledger.refusals
         if (
             (ahead and now < ledger.probe_until)
@@ -103,7 +104,7 @@ class TokenBucket:
             return None
         ledger.spent += weight
         ledger.unsettled += weight
-        lease = Lease(weight, now, ledger.window)
+        lease = Lease(weight, now, ledger.window, reserve=reserve)
         if ahead:
             ledger.probe_until = now + self._pause
         if not trusted:
@@ -113,19 +114,18 @@ class TokenBucket:
             ledger.ends_at = now + self.transit + self.interval
         return lease
 
-    def confirm(self, lease: Lease, now: float, reserve: int) -> bool:
+    def confirm(self, lease: Lease, now: float) -> bool:
         """Return whether a request that was granted may be sent now.
 
         Not if a refusal came, if others took the weight, or without trust unless it is the probe.
         """
-        ledger = self.ledger
+        ledger, free, reserve = self.ledger, not lease.weight, lease.reserve
         if now >= ledger.ends_at:
             self._roll_over(now)
         return (
-            (now < ledger.trusted_until or 0 < lease.number == ledger.probes)
-            and now >= ledger.refusals.frozen_until
-            and now >= ledger.refusals.ban_ends
-            and (self.room(reserve) >= 0 or self._only_overtaken(0, reserve))
+            (free or now < ledger.trusted_until or 0 < lease.number == ledger.probes)
+            and not ledger.refusals.forbid(now)
+            and (free or self.room(reserve) >= 0 or self._only_overtaken(0, reserve))
         )
 
     def settle(
@@ -146,19 +146,19 @@ class TokenBucket:
             self.lose(lease.weight, lease.sent_at)
             return
         self.observe(lease, now, report, spread=spread)
-        date, used = report.date, report.used_weight
+        date, used, free = report.date, report.used_weight, not lease.weight
         if date is not None and date < ledger.window:
             ledger.unsettled -= lease.weight  # it was counted in a window that is over
         elif used is None:
             settled_from = min(now, lease.sent_at + self.transit)
-            ledger.lost.append(Lost(settled_from, lease.weight, "answered"))
-            ledger.silent += 1
+            ledger.lose(lease.weight, settled_from, "answered")
+            ledger.silent += report.counts and not free
             if ledger.silent >= _SILENT_ANSWERS and lease.sent_at >= ledger.refusals.frozen_until:
                 ledger.trusted_until = now + self._trust
         elif lease.window == ledger.window and self._is_of_this_window(date, now):
             self._believe(lease, now, used)
         else:
-            ledger.lost.append(Lost(now, lease.weight, "answered"))
+            ledger.lose(lease.weight, now, "answered")
             ledger.early = Early(max(ledger.early.used, used), max(ledger.early.at, now))
 
     def observe(self, lease: Lease, now: float, report: Report, *, spread: float) -> None:
@@ -183,7 +183,7 @@ class TokenBucket:
 
     def lose(self, weight: int, sent_before: float) -> None:
         """Count weight in flight as lost: what of it was sent was sent before a time."""
-        self.ledger.lost.append(Lost(sent_before + self.transit, weight))
+        self.ledger.lose(weight, sent_before + self.transit)
 
     def restart(self, own: int, now: float) -> None:
         """Go on from a copy: `own` weight will be counted again, that of others is lost."""
@@ -286,7 +286,7 @@ class TokenBucket:
             ledger.trusted_until = now + self._trust
         if used < ledger.reported:
             kind: Kind = "overtaken" if lease.sent_at < ledger.reported_at else "lagging"
-            ledger.lost.append(Lost(now, lease.weight, kind))
+            ledger.lose(lease.weight, now, kind)
             return
         ledger.unsettled -= lease.weight
         if used > ledger.reported:
@@ -305,7 +305,7 @@ class TokenBucket:
     def _react(self, sent_at: float, now: float, report: Report) -> None:
         """React to a refusal: one request goes first when it is over."""
         ledger, date = self.ledger, report.date
-        if report.status == TOO_MANY_REQUESTS:
+        if report.freezes:
             ends = now + self.interval
             if ledger.window >= 0.0:
                 ends = self._end_of(
