@@ -295,13 +295,13 @@ async def _read(content: StreamReader) -> bytes:
 
 
 def _translate(error: Exception, symbol: str | None) -> TransportError:
-    why = _one_line(error)
+    why = _why(error)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return ConnectError(f"no connection in time: {why}", symbol=symbol)
     if isinstance(error, aiohttp.ClientSSLError):
         return ConnectError(f"no trusted TLS connection: {why}", symbol=symbol)
     if isinstance(error, aiohttp.ClientConnectorError):
-        why = _one_line(error.os_error)
+        why = _why(error.os_error)
         return ConnectError(f"cannot connect to {error.host}:{error.port}: {why}", symbol=symbol)
     if isinstance(error, (aiohttp.InvalidURL, UnicodeError)):
         return ConnectError(f"cannot connect: {why}", symbol=symbol)
@@ -314,5 +314,10 @@ def _translate(error: Exception, symbol: str | None) -> TransportError:
     return TransportError(f"the connection broke: {why}", symbol=symbol)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _why(error: Exception) -> str:
+    """Say in one line what went wrong, without the name of a class."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"{error.host}:{error.port}: {_why(error.certificate_error)}"
+    if isinstance(error, (aiohttp.ClientPayloadError, UnicodeError)):  # whose text has the cause's
+        error = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    return " ".join(str(error).split()) or "no reason is given"
