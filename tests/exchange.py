@@ -7,13 +7,13 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from binance_insurance.sandbox import Sandbox
+from binance_insurance.sandbox import Sandbox, Scenario
 
 
 @contextmanager
-def exchange_in_a_thread() -> Generator[Sandbox]:
+def exchange_in_a_thread(scenario: Scenario | None = None) -> Generator[Sandbox]:
     """Run a local exchange in its own thread and event loop, which a profile does not see."""
-    sandbox = Sandbox()
+    sandbox = Sandbox("documented" if scenario is None else scenario)
     loop = asyncio.new_event_loop()
     started, done = threading.Event(), asyncio.Event()
 

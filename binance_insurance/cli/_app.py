@@ -4,42 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Never
+from urllib.parse import quote
 
 import typer
 from platformdirs import user_state_path
-from rich.console import Console
 
 from .. import __version__
 from ..budget import create_budget
 from ..client import InsuranceClient
-from ..errors import (
-    BadRequestError,
-    BudgetTimeoutError,
-    BulkFetchError,
-    InsuranceError,
-    RateLimitError,
-    StoreError,
-    TransportError,
-)
+from ..errors import BudgetTimeoutError, BulkFetchError, InsuranceError, RateLimitError
+from ..models import RequestWeight
 from ..sandbox import Sandbox
 from . import _output
+from ._errors import INTERRUPTED, NETWORK, NO_OUTPUT, USAGE, Group, exit_code, lines
+from ._streams import guard_streams, say
+from ._waiting import long_waits_shown
+from ._warnings import outage_said
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from ..models import InsurancePool
 
-USAGE, LIMITED, NETWORK, BAD_ANSWER, NO_BUDGET = 2, 3, 4, 5, 6
-_INTERRUPTED = 130
-
 app = typer.Typer(
     epilog="Exit codes: 0 done, 2 usage, 3 banned or rate limited, 4 network, 5 bad answer, "
-    "6 budget not usable.",
-    no_args_is_help=True,
-    add_completion=False,
+    "6 budget not usable, 7 output not writable, 130 Ctrl-C.",
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
 
@@ -52,6 +47,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     *,
     version: Annotated[
         bool,
@@ -61,6 +57,9 @@ def options(
     ] = False,
 ) -> None:
     """How much insurance stands behind each Binance USDⓈ-M futures symbol."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(USAGE)
 
 
 class Format(StrEnum):
@@ -133,19 +132,21 @@ def pools(
     async def show(client: InsuranceClient) -> None:
         asked: dict[str, InsurancePool] = {}
         failure = None
-        if symbols:
-            try:
-                asked = await client.fetch_pools(symbols, timeout=timeout)
-            except BulkFetchError as error:
-                asked, failure = error.pools, error
-            found = tuple(dict.fromkeys(asked.values()))  # each pool once
-        else:
-            found = (await client.fetch_snapshot(timeout=timeout)).pools
-        if found:
-            _print(format, asked, found)
-        if failure is not None:
-            errors = list(failure.errors.values())
-            raise errors[0] if len(errors) == 1 else failure
+        async with long_waits_shown(client):
+            if symbols:
+                try:
+                    asked = await client.fetch_pools(symbols, timeout=timeout)
+                except BulkFetchError as error:
+                    asked, failure = error.pools, error
+                found = tuple(dict.fromkeys(asked.values()))  # each pool once
+            else:
+                found = (await client.fetch_snapshot(timeout=timeout)).pools
+        try:
+            if found:
+                _print(format, asked, found)
+        finally:  # the symbols that failed are named even if nothing can be printed
+            if failure is not None:
+                raise failure
 
     if scenario is not None and not sandbox:
         raise typer.BadParameter("works only with --sandbox", param_hint="--scenario")
@@ -170,12 +171,21 @@ def limits(
         raise typer.BadParameter("limits supports table and json", param_hint="--format")
 
     async def show(client: InsuranceClient) -> None:
-        weight = await client.fetch_request_weight(timeout=timeout)
+        refusal = None
+        try:
+            async with long_waits_shown(client):
+                weight = await client.fetch_request_weight(timeout=timeout)
+        except (RateLimitError, BudgetTimeoutError) as error:
+            weight, refusal = _known_weight(client), error
         state = client.budget.state()
-        if format is Format.TABLE:
-            _console().print(_output.weight_table(weight, state))
-        else:
-            print(_output.weight_json(weight, state))
+        try:
+            if format is Format.TABLE:
+                _output.print_weight(weight, state)
+            else:
+                print(_output.weight_json(weight, state))
+        finally:
+            if refusal is not None:
+                raise refusal
 
     local = Scenario.DOCUMENTED if sandbox else None
     _run(_with_client(show, _base_url(context, base_url), budget, local))
@@ -224,18 +234,30 @@ async def _with_client(
             base_url = (await stack.enter_async_context(Sandbox(scenario.value))).url
             budget_url = budget_url or "memory://"
         try:
-            address = budget_url or _own_budget()
-            budget = create_budget(address)
+            budget = create_budget(budget_url or _own_budget())
             stack.push_async_callback(budget.aclose)
             client = await stack.enter_async_context(InsuranceClient(base_url, budget=budget))
-            await show(client)
+            with outage_said():
+                await show(client)
         except (ValueError, ModuleNotFoundError) as error:
             _fail(str(error), USAGE)
 
 
 def _own_budget() -> str:
     """Return the URL of the budget that all commands of this user on this host share."""
-    return f"sqlite:///{user_state_path('binance-insurance') / 'budget.sqlite'}"
+    path = user_state_path("binance-insurance") / "budget.sqlite"
+    return f"sqlite:///{quote(path.as_posix())}"
+
+
+def _known_weight(client: InsuranceClient) -> RequestWeight:
+    """Return what the budget knows, where the exchange cannot be asked."""
+    state, interval = client.budget.state(), client.budget.interval
+    return RequestWeight(
+        limit=state.limit,
+        interval=interval,
+        used_weight=state.used_weight,
+        resets_at=state.resets_at,
+    )
 
 
 def _base_url(context: typer.Context, base_url: str) -> str:
@@ -251,45 +273,46 @@ def _print(
     found: Sequence[InsurancePool],
 ) -> None:
     if format is Format.TABLE:
-        _console().print(_output.pools_table(list(asked), found))
+        _output.print_pools(list(asked), found)
     elif format is Format.JSON:
         print(_output.pools_json(found))
     else:
         print(_output.pools_csv(found))
 
 
-def _run(work: Coroutine[object, object, None], *, interrupted: int = _INTERRUPTED) -> None:
+def _run(work: Coroutine[object, object, None], *, interrupted: int = INTERRUPTED) -> None:
     try:
         asyncio.run(work)
     except InsuranceError as error:
-        _fail(str(error), _exit_code(error))
+        for line in lines(error):
+            say(line)
+        raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(interrupted) from None
 
 
-def _exit_code(error: InsuranceError) -> int:
-    """Return the exit code of an error, by which a script can react."""
-    if isinstance(error, BulkFetchError):
-        return max(_exit_code(each) for each in error.errors.values())
-    if isinstance(error, BadRequestError):
-        return USAGE
-    if isinstance(error, (RateLimitError, BudgetTimeoutError)):
-        return LIMITED
-    if isinstance(error, StoreError):
-        return NO_BUDGET
-    return NETWORK if isinstance(error, TransportError) else BAD_ANSWER
-
-
 def _fail(message: str, code: int) -> Never:
-    print(f"binance-insurance: {' '.join(message.split())}", file=sys.stderr)
+    say(message)
     raise typer.Exit(code)
-
-
-def _console() -> Console:
-    # A pipe has no width: use wide lines, so that few are broken.
-    return Console() if sys.stdout.isatty() else Console(width=200)
 
 
 def run() -> None:
     """Run the command line and exit."""
-    app()
+    output = guard_streams()
+    if output is None:
+        say("standard output is closed")
+        sys.exit(NO_OUTPUT)
+    code: int | str | None = 0
+    try:
+        app(prog_name="binance-insurance")
+    except SystemExit as ended:
+        code = ended.code
+    except OSError:
+        if output.failure is None:
+            raise
+    with suppress(OSError):
+        sys.stdout.flush()
+    if output.failure is not None:
+        say(f"standard output cannot be written: {output.failure.strerror or output.failure}")
+        code = NO_OUTPUT
+    sys.exit(code)
