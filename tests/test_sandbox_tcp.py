@@ -511,6 +511,7 @@ async def test_tls_is_verified(runtime: Runtime) -> None:
             with pytest.raises(ConnectError, match="no trusted TLS connection") as caught:
                 await client.fetch_pool("BTCUSDT")
             assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorCertificateError)
+            assert "Error" not in str(caught.value), "users do not know the classes of aiohttp"
         client_side = ssl.create_default_context()
         authority.configure_trust(client_side)  # pyright: ignore[reportUnknownMemberType]
         connector = aiohttp.TCPConnector(ssl=client_side)
