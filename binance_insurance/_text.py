@@ -17,12 +17,17 @@ _NO_PORT = re.compile(r"([a-z][a-z0-9+.-]*://[^:/?#\[]*:)(?!\d*(?:[/?#]|\Z))[^/?
 _SECRET = re.compile(r"pass|pw|secret|token|auth|cred", re.IGNORECASE)
 
 
+def printable(text: str) -> str:
+    """Escape what is not printable, as Python does."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
+        for each in text
+    )
+
+
 def one_line(text: str, longest: int = _LONGEST) -> str:
     """Escape what is not printable, and cut at so many characters."""
-    escaped = "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
-        for each in text[: longest + 1]
-    )
+    escaped = printable(text[: longest + 1])
     return escaped if len(escaped) <= longest else f"{escaped[: longest - 1]}…"
 
 

@@ -134,7 +134,7 @@ class QueueingBudget(Budget):
         return await self.acquire_within(self._settings.reserve, weight, timeout)
 
     def check(self, weight: int, *, timeout: float | None = None) -> None:
-        """Raise what a caller that would have to wait can know at once; see `WeightBudget.check`."""
+        """Raise what a caller that would wait can know at once; see `WeightBudget.check`."""
         self.check_within(self._settings.reserve, weight, timeout)
 
     def state(self) -> BudgetState:

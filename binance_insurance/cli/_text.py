@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 
-_LONGEST = 300  # characters of a message
+from .._text import one_line, printable
+
 _USER = re.compile(r"(?<=://)[^\s'\"]*@")
 _PASSWORD = re.compile(r"(?<=password=)[^&\s'\"]*", re.IGNORECASE)
 
 
 def shown(text: str, encoding: str = "utf-8") -> str:
     """Escape what is not printable, and what an encoding lacks, as Python does."""
-    visible = "".join(each if each.isprintable() else _escaped(each) for each in text)
-    return visible.encode(encoding, "backslashreplace").decode(encoding)
+    return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def name(text: str, encoding: str = "utf-8") -> str:
@@ -25,8 +25,7 @@ def message(text: str) -> str:
     """Make one line of a message, without the passwords of URLs, and cut it at 300 characters."""
     # Whoever builds a message leaves passwords out; this is for a URL in the wrong place.
     secret = _PASSWORD.sub("***", _USER.sub("***@", " ".join(text.split())))
-    line = shown(secret)
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    return one_line(secret)
 
 
 def json_text(value: object, encoding: str = "utf-8") -> str:
@@ -38,7 +37,3 @@ def json_text(value: object, encoding: str = "utf-8") -> str:
         else json.dumps(each)[1:-1]
         for each in text
     )
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
