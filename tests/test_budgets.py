@@ -33,6 +33,7 @@ from binance_insurance import (
     StoreError,
 )
 from binance_insurance.budget import (
+    Budget,
     Lease,
     RedisBudget,
     Report,
@@ -59,9 +60,9 @@ class Place:
     started: float
     runtime: Runtime = field(default_factory=Runtime)
     share: float | None = None
-    _local: WeightBudget | None = None
+    _local: Budget | None = None
 
-    def open(self) -> WeightBudget:
+    def open(self) -> Budget:
         """One more process's budget; in memory there is but one."""
         if self.kind == "sqlite":
             return SqliteBudget(self.path, 100, reserve=10, group=self.group, runtime=self.runtime)
@@ -83,7 +84,7 @@ class Place:
         return Report(status, used, float(int(date)), **more)
 
 
-Body = Callable[[WeightBudget, WeightBudget, Place], Awaitable[None]]
+Body = Callable[[Any, Any, Place], Awaitable[None]]
 
 
 def place_for(kind: Kind, path: Path, url: str) -> Place:
