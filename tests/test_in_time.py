@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from binance_insurance import BulkFetchError, InsuranceClient, InsuranceError, TransportError
+from binance_insurance import BulkFetchError, ClientClosedError, InsuranceClient, InsuranceError
 from binance_insurance.sandbox import Fault
 
 from .exchange import exchange_in_a_thread
@@ -53,7 +53,7 @@ def test_300_symbols_fail_in_time(closed_after: float | None, answers: int) -> N
         assert all(str(error).startswith(f"{name}: ") for name, error in errors.items())
         assert {isinstance(error, InsuranceError) for error in errors.values()} == {True}
         if closing:
-            assert all(isinstance(error, TransportError) for error in errors.values())
+            assert all(isinstance(error, ClientClosedError) for error in errors.values())
         return late
 
     with exchange_in_a_thread() as exchange:

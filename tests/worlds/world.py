@@ -16,6 +16,7 @@ from typing import Any
 from binance_insurance import (
     BudgetTimeoutError,
     BulkFetchError,
+    ClientClosedError,
     DecodeError,
     InsuranceClient,
     InsuranceError,
@@ -444,6 +445,8 @@ class World:
             return "" if refused else f"there was no {status}"
         if isinstance(error, StoreError):
             return "" if closed else "the budget is open"
+        if isinstance(error, ClientClosedError):
+            return "" if closed else "the client is open"
         if isinstance(error, TransportError) and (closed or running.call.timeout is not None):
             return ""
         if isinstance(error, DecodeError) and self.plan.changes:
