@@ -27,6 +27,7 @@ class SeenRequest(Struct, frozen=True):
         weight: the weight that it was charged.
         verdict: 200 if it was allowed (whatever the answer was then), 429 or 418.
         used_weight: used weight of the IP, this request included.
+        method: the HTTP method.
     """
 
     at: float
@@ -35,6 +36,7 @@ class SeenRequest(Struct, frozen=True):
     weight: int
     verdict: int
     used_weight: int
+    method: str = "GET"
 
 
 class Accounting:
@@ -88,7 +90,9 @@ class Accounting:
         self.used_weight(now)
         self._counted += weight
 
-    def request(self, endpoint: str, symbol: str | None, weight: int, now: float) -> SeenRequest:
+    def request(
+        self, endpoint: str, symbol: str | None, weight: int, now: float, method: str = "GET"
+    ) -> SeenRequest:
         """Count a request and decide: 200, 429 or 418."""
         used = self.used_weight(now)
         if now < self.banned_until:
@@ -97,7 +101,7 @@ class Accounting:
             self._counted += weight
             used += weight
             verdict = _OK if used <= self.limit else self._refuse(now)
-        seen = SeenRequest(now, endpoint, symbol, weight, verdict, used)
+        seen = SeenRequest(now, endpoint, symbol, weight, verdict, used, method)
         self.seen.append(seen)
         self.verdicts[verdict] += 1
         self.weight += weight

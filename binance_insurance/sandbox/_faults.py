@@ -21,7 +21,8 @@ class FaultKind(Enum):
 class Fault(Struct, frozen=True):
     """One faulty answer. The request counts with its weight unless `counted` is false.
 
-    Make one with `Fault.of_status`, `of_body`, `html`, `not_json`, `reset`, `stall`, `cut_off`.
+    Make one with `Fault.of_status`, `of_body`, `html`, `not_json`, `order_limit`, `reset`, `stall`,
+    `cut_off`.
     """
 
     status: int = 200
@@ -59,6 +60,12 @@ class Fault(Struct, frozen=True):
     def not_json(cls) -> Self:
         """Answer 200 with plain text."""
         return cls(200, b"OK")
+
+    @classmethod
+    def order_limit(cls) -> Self:
+        """Answer 429 for the order limit of an account: code -1015, without `Retry-After`."""
+        notice = b"Too many new orders; current limit is 300 orders per TEN_SECONDS."
+        return cls(429, b'{"code":-1015,"msg":"%s"}' % notice)
 
     @classmethod
     def reset(cls) -> Self:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 import time
-from collections import deque
+from collections import defaultdict, deque
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -14,6 +14,8 @@ import msgspec
 from aiohttp import web
 
 from ._accounting import Accounting, SeenRequest
+from ._bodies import Asked
+from ._endpoints import ENDPOINTS, OTHER, Endpoint, Reported, Symbol
 from ._faults import Fault, FaultKind
 from ._scenarios import Documented, Market, Scenario
 
@@ -28,6 +30,8 @@ _LETTERS = {1: "S", 60: "M", 3_600: "H", 86_400: "D"}
 _NAMES = {1: "SECOND", 60: "MINUTE", 3_600: "HOUR", 86_400: "DAY"}
 _WORTH_COMPRESSING = 1024
 _REFUSED, _BANNED = 429, 418
+_INVALID_SYMBOL = b'{"code":-1121,"msg":"Invalid symbol."}'
+_POOLS = "GET /fapi/v1/insuranceBalance"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: closing sends a TCP reset
 
 
@@ -49,6 +53,11 @@ class Sandbox:
         retry_after: whether refusals carry `Retry-After`, carry it as 0, or do not carry it.
         node_lag: every second answer reports a used weight that is lower by this much, like a
             node of the exchange that lags behind.
+        weights: weights of requests by method and path, such as `{"GET /fapi/v1/new": 7}`, instead
+            of the documented ones. A path that the sandbox does not know answers `{}` where it is
+            given a weight, and 404, which counts nothing, where it is not.
+        inaccurate_used_weight: the used weight in answers to `ticker/bookTicker` and
+            `v2/ticker/price`, whose header the exchange calls inaccurate.
         faults: faulty answers for the next requests for pools, in order; see `Fault`.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
@@ -73,6 +82,8 @@ class Sandbox:
         used_weight_header: Literal["present", "missing", "minus-one"] = "present",
         retry_after: Literal["present", "absent", "zero"] = "present",
         node_lag: int = 0,
+        weights: Mapping[str, int] | None = None,
+        inaccurate_used_weight: int = 1,
         faults: Iterable[Fault] = (),
         host: str = "127.0.0.1",
         port: int = 0,
@@ -91,7 +102,10 @@ class Sandbox:
         self.used_weight_header = used_weight_header
         self.retry_after = retry_after
         self.node_lag = node_lag
+        self.weights = dict(weights or {})
+        self.inaccurate_used_weight = inaccurate_used_weight
         self.faults = deque(faults)
+        self._other_faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         if isinstance(scenario, str) and scenario not in _SCENARIOS:
             raise ValueError(f"scenario must be one of {list(_SCENARIOS)}, not {scenario!r}")
         self._scenario = _SCENARIOS[scenario]() if isinstance(scenario, str) else scenario
@@ -124,9 +138,18 @@ class Sandbox:
         """The exchange's clock, in seconds since 1970."""
         return self._clock() + self.clock_offset
 
-    def inject(self, *faults: Fault) -> None:
-        """Answer the next requests for pools with these faults, in this order."""
-        self.faults.extend(faults)
+    def inject(self, *faults: Fault, request: str = _POOLS) -> None:
+        """Answer the next requests with these faults, in this order.
+
+        Args:
+            faults: the answers.
+            request: which requests, by method and path, such as `POST /fapi/v1/order`; those for
+                pools by default.
+        """
+        self._faults_of(request).extend(faults)
+
+    def _faults_of(self, request: str) -> deque[Fault]:
+        return self.faults if request == _POOLS else self._other_faults[request]
 
     def spend_elsewhere(self, weight: int) -> None:
         """Spend weight as another client on the same IP."""
@@ -134,10 +157,10 @@ class Sandbox:
 
     async def __aenter__(self) -> Self:
         app = web.Application()
-        app.router.add_get("/fapi/v1/ping", self._ping)
-        app.router.add_get("/fapi/v1/time", self._time)
-        app.router.add_get("/fapi/v1/exchangeInfo", self._exchange_info)
         app.router.add_get("/fapi/v1/insuranceBalance", self._insurance_balance)
+        for method, path in map(str.split, ENDPOINTS):
+            app.router.add_route(method, path, self._endpoint)
+        app.router.add_route("*", "/{path:.*}", self._endpoint)
         # A stalled request must not delay the shutdown.
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
@@ -161,16 +184,43 @@ class Sandbox:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _ping(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, 1, lambda _: (200, b"{}"))
+    async def _endpoint(self, request: web.Request) -> web.StreamResponse:
+        name = _name(request)
+        if name not in ENDPOINTS and name not in self.weights:
+            raise web.HTTPNotFound
+        endpoint = ENDPOINTS.get(name, OTHER)
+        form = await request.post()
+        parameters = {name: value for name, value in form.items() if isinstance(value, str)}
+        parameters |= request.query
+        weight = self.weights.get(name, endpoint.weigh(parameters))
 
-    async def _time(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(
-            request, 1, lambda now: (200, b'{"serverTime":%d}' % int(now * 1000))
-        )
+        def content(now: float) -> tuple[int, bytes]:
+            return self._content(endpoint, parameters, now)
 
-    async def _exchange_info(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, 1, self._info)
+        symbol = parameters.get("symbol")
+        return await self._answer(request, weight, content, symbol, endpoint.reported)
+
+    def _content(
+        self, endpoint: Endpoint, parameters: Mapping[str, str], now: float
+    ) -> tuple[int, bytes]:
+        self._encode_pools(now)
+        symbol = parameters.get("symbol", "").upper()
+        one = bool(symbol) and endpoint.symbol is not Symbol.UNUSED
+        if endpoint.symbol is Symbol.NEEDED and not symbol:
+            return 400, b'{"code":-1102,"msg":"Mandatory parameter \'symbol\' was not sent."}'
+        if one and symbol not in self._pool_of:
+            return 400, _INVALID_SYMBOL
+        symbols = [symbol] if one else list(self._pool_of)
+        asked = Asked(parameters, symbols, one, int(now * 1000), [self._rate_limit()])
+        return 200, msgspec.json.encode(endpoint.body(asked))
+
+    def _rate_limit(self) -> dict[str, object]:
+        return {
+            "rateLimitType": "REQUEST_WEIGHT",
+            "interval": _NAMES[self._unit],
+            "intervalNum": self._units,
+            "limit": self.accounting.limit,
+        }
 
     async def _insurance_balance(self, request: web.Request) -> web.StreamResponse:
         symbol = request.query.get("symbol")
@@ -182,47 +232,48 @@ class Sandbox:
                 return 200, self._all_pools
             pool = self._pool_of.get(symbol.upper())
             if pool is None:
-                return 400, b'{"code":-1121,"msg":"Invalid symbol."}'
+                return 400, _INVALID_SYMBOL
             return 200, pool
 
-        return await self._answer(request, weight, balance, symbol=symbol, faulty=True)
+        return await self._answer(request, weight, balance, symbol)
 
     async def _answer(
         self,
         request: web.Request,
         weight: int,
         content: Callable[[float], tuple[int, bytes]],
-        *,
-        symbol: str | None = None,
-        faulty: bool = False,
+        symbol: str | None,
+        reported: Reported = Reported.ACCURATE,
     ) -> web.StreamResponse:
         """Count a request, decide its verdict, and send the answer that belongs to the verdict."""
         now = self.now
-        endpoint = request.path.rpartition("/")[2]
-        if faulty and self.faults and not self.faults[0].counted:
+        faults = self._faults_of(_name(request))
+        if faults and not faults[0].counted:
             weight = 0
-        seen = self.accounting.request(endpoint, symbol, weight, now)
+        endpoint = request.path.rpartition("/")[2]
+        seen = self.accounting.request(endpoint, symbol, weight, now, request.method)
         latency = self.latency() if callable(self.latency) else self.latency
         if latency > 0:
             await asyncio.sleep(latency)
+        headers = self._common_headers(seen, reported)
         if seen.verdict != web.HTTPOk.status_code:
-            status, body = seen.verdict, self._refusal(seen)
-            return self._response(request, seen, status, body, self._refusal_headers(seen))
-        fault = self.faults.popleft() if faulty and self.faults else None
+            headers |= self._refusal_headers(seen)
+            return self._response(request, seen.verdict, self._refusal(seen), headers)
+        fault = faults.popleft() if faults else None
         status, body = content(now)
         if fault is None:
-            return self._response(request, seen, status, body, {})
+            return self._response(request, status, body, headers)
+        headers |= fault.headers
         if fault.kind is FaultKind.NONE:
             body = fault.body if fault.body is not None else body
-            return self._response(request, seen, fault.status, body, fault.headers)
+            return self._response(request, fault.status, body, headers)
         if fault.kind is FaultKind.STALL:
             await asyncio.Event().wait()
-        return await self._break_off(request, seen, body, fault)
+        return await self._break_off(request, fault, body, headers)
 
     def _response(
         self,
         request: web.Request,
-        seen: SeenRequest,
         status: int,
         body: bytes,
         headers: Mapping[str, str],
@@ -230,7 +281,7 @@ class Sandbox:
         response = web.Response(
             status=status,
             body=body,
-            headers={**self._common_headers(seen), **headers},
+            headers=headers,
             content_type=None if "Content-Type" in headers else _content_type(body),
             zlib_executor_size=1 << 30,  # compress in this thread
         )
@@ -239,9 +290,8 @@ class Sandbox:
         return response
 
     async def _break_off(
-        self, request: web.Request, seen: SeenRequest, body: bytes, fault: Fault
+        self, request: web.Request, fault: Fault, body: bytes, headers: Mapping[str, str]
     ) -> web.StreamResponse:
-        headers = {**self._common_headers(seen), **fault.headers}
         response = web.StreamResponse(status=fault.status, headers=headers)
         in_body = fault.kind is FaultKind.CUT_OFF
         if in_body:
@@ -258,14 +308,25 @@ class Sandbox:
                 transport.close()
         return response
 
-    def _common_headers(self, seen: SeenRequest) -> dict[str, str]:
+    def _common_headers(self, seen: SeenRequest, reported: Reported) -> dict[str, str]:
         headers = {"Date": formatdate(self.now, usegmt=True)}
-        if self.used_weight_header != "missing":
-            used = seen.used_weight if self.used_weight_header == "present" else -1
-            if self.node_lag and used > 0 and len(self.accounting.seen) % 2:
-                used = max(1, used - self.node_lag)
+        used = self._reported_weight(seen, reported)
+        if used is not None:
             headers[self._weight_header] = str(used)
         return headers
+
+    def _reported_weight(self, seen: SeenRequest, reported: Reported) -> int | None:
+        """Return the used weight that an answer reports; None where it has no such header."""
+        if reported is Reported.MISSING or self.used_weight_header == "missing":
+            return None
+        if reported is Reported.MINUS_ONE or self.used_weight_header == "minus-one":
+            return -1
+        if reported is Reported.INACCURATE:
+            return self.inaccurate_used_weight
+        used = seen.used_weight
+        if self.node_lag and used > 0 and len(self.accounting.seen) % 2:
+            return max(1, used - self.node_lag)
+        return used
 
     def _refusal(self, seen: SeenRequest) -> bytes:
         if seen.verdict == _REFUSED:
@@ -299,29 +360,9 @@ class Sandbox:
             for symbol in pool.symbols:
                 self._pool_of.setdefault(symbol, body)
 
-    def _info(self, now: float) -> tuple[int, bytes]:
-        self._encode_pools(now)
-        info = {
-            "timezone": "UTC",
-            "serverTime": int(now * 1000),
-            "rateLimits": [
-                {
-                    "rateLimitType": "REQUEST_WEIGHT",
-                    "interval": _NAMES[self._unit],
-                    "intervalNum": self._units,
-                    "limit": self.accounting.limit,
-                }
-            ],
-            "symbols": [
-                {
-                    "symbol": symbol,
-                    "contractType": "CURRENT_QUARTER" if "_" in symbol else "PERPETUAL",
-                    "status": "TRADING",
-                }
-                for symbol in self._pool_of
-            ],
-        }
-        return 200, msgspec.json.encode(info)
+
+def _name(request: web.Request) -> str:
+    return f"{request.method} {request.path}"
 
 
 def _content_type(body: bytes) -> str:
