@@ -11,9 +11,11 @@ from binance_insurance.sandbox import Sandbox, Scenario
 
 
 @contextmanager
-def exchange_in_a_thread(scenario: Scenario | None = None) -> Generator[Sandbox]:
+def exchange_in_a_thread(
+    scenario: Scenario | None = None, *, limit: int = 2400, interval: int = 60
+) -> Generator[Sandbox]:
     """Run a local exchange in its own thread and event loop, which a profile does not see."""
-    sandbox = Sandbox("documented" if scenario is None else scenario)
+    sandbox = Sandbox(scenario or "documented", limit=limit, interval=interval)
     loop = asyncio.new_event_loop()
     started, done = threading.Event(), asyncio.Event()
 
