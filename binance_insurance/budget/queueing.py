@@ -8,8 +8,6 @@ from abc import abstractmethod
 from math import inf
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from .._ended import check_loop
 from ..errors import BudgetTimeoutError
 from .exchange import DEFAULT_EXCHANGE, exchange_of
@@ -17,6 +15,7 @@ from .failures import ban_error, closed_error, late
 from .queue import FIRST, Queue, Waiter
 from .refusals import BANNED
 from .report import utc
+from .settings import Settings
 from .spending import Budget
 from .state import BudgetState
 from .view import View
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from ..errors import StoreError
     from .ledger import Lease
     from .report import Report
-    from .settings import Settings
     from .window import TokenBucket
 
 _log = logging.getLogger("binance_insurance.budget")
@@ -94,7 +92,7 @@ class QueueingBudget(Budget):
         Raises:
             ValueError: unless 0 <= reserve < limit.
         """
-        return View(self, replace(self._settings, reserve=reserve).reserve)
+        return View(self, Settings(self._settings.limit, self._settings.interval, reserve).reserve)
 
     @property
     def _least_reserve(self) -> int:
