@@ -227,6 +227,10 @@ def _interrupted(error: aiohttp.ClientConnectionError) -> _InterruptedError:
     return _InterruptedError(str(error) or "the exchange closed the connection")
 
 
+class PaysWeight:
+    """A middleware that takes request weight; a client, which takes it itself, leaves it out."""
+
+
 class _Options(TypedDict, total=False):
     """What a request says beyond what its session says already."""
 
@@ -240,7 +244,8 @@ class _Options(TypedDict, total=False):
 def _options_for(session: aiohttp.ClientSession, timeout: aiohttp.ClientTimeout) -> _Options:
     """Say what a session that was given may say otherwise."""
     # A request's middlewares replace its session's, so those go along.
-    own: tuple[ClientMiddlewareType, ...] = getattr(session, "_middlewares", ())
+    given: tuple[ClientMiddlewareType, ...] = getattr(session, "_middlewares", ())
+    own = (each for each in given if not isinstance(each, PaysWeight))
     return {
         "timeout": timeout,
         "allow_redirects": False,

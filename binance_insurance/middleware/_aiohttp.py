@@ -1,0 +1,119 @@
+"""A weight budget for every request of an aiohttp session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from .._transport import PaysWeight
+from ..errors import InsuranceError
+from ._paying import HeldBackError, Payer, needs_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+    from aiohttp.connector import Connection
+
+    from ..budget import Budget
+    from ._paying import Payment
+
+
+class NotSentError(aiohttp.ClientConnectionError):
+    """The budget let the request not be sent; the cause says why."""
+
+
+class BudgetMiddleware(PaysWeight):
+    """A client middleware: `aiohttp.ClientSession(middlewares=[BudgetMiddleware(budget)])`.
+
+    Each request of the session to the exchange waits for weight, takes it and reports its answer;
+    redirects and resends too. A request to another origin passes untouched. Put it last, so that
+    what other middlewares send again pays again.
+
+    Args:
+        budget: what the requests spend from.
+        base_url: the exchange; scheme, host and port count.
+        weigh: what a request weighs, from method and URL; where it returns None, and by default,
+            the table of `binance_insurance.weights` holds, corrected by what answers report.
+        orders: what POST, PUT and DELETE spend from, such as `budget.view(reserve=0)`.
+        timeout: seconds that a request may wait for weight; None for as long as the session's own
+            timeouts let it, which run meanwhile.
+
+    Raises:
+        ValueError: the budget serves another exchange, or an argument is wrong.
+
+    A request that is not sent raises a subclass of `aiohttp.ClientConnectionError`, whose
+    `__cause__` is `IPBannedError`, `BudgetTimeoutError` or `StoreError`.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        base_url: str = "https://fapi.binance.com",
+        weigh: Callable[[str, str], int | None] | None = None,
+        orders: Budget | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self._payer = Payer(budget, base_url, weigh=weigh, orders=orders, timeout=timeout)
+
+    async def __call__(self, request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
+        """Pay for a request and send it."""
+        url = request.url
+        if not self._payer.concerns(url.scheme, url.host or "", url.port):
+            return await send(request)
+        payment = self._payer.payment(request.method, str(url))
+        while True:
+            try:
+                await payment.take()
+            except InsuranceError as error:
+                raise NotSentError(str(error)) from error
+            try:
+                response = await _send(request, send, payment)
+            except HeldBackError:
+                payment.end()
+                continue
+            except BaseException:
+                payment.end()
+                raise
+            return await _report(response, payment)
+
+
+async def _send(
+    request: ClientRequest, send: ClientHandlerType, payment: Payment
+) -> ClientResponse:
+    """Send a request, and ask the budget again once the request has its connection."""
+    write = request.send
+
+    async def confirm(connection: Connection) -> ClientResponse:
+        if not payment.confirm():
+            connection.release()
+            raise HeldBackError
+        return await write(connection)
+
+    # aiohttp has no other place between a connection and the first byte.
+    vars(request)["send"] = confirm
+    try:
+        return await send(request)
+    finally:
+        vars(request).pop("send", None)
+
+
+async def _report(response: ClientResponse, payment: Payment) -> ClientResponse:
+    """Report an answer; the body of a refusal is read, and kept to be read again."""
+    if not payment.sent:  # another middleware has answered
+        payment.end()
+        return response
+    body = b""
+    try:
+        if needs_body(response.status):
+            body = await response.read()
+    except aiohttp.ClientError:
+        pass  # the program reads it again, and gets the same error
+    except BaseException:
+        response.close()
+        raise
+    finally:
+        await payment.report(response.status, response.headers, body)
+    return response

@@ -1,0 +1,239 @@
+"""How a request of another library pays: what it weighs, the wait for weight, and its report."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import lru_cache
+from time import time
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from msgspec.structs import replace
+
+from ..budget.exchange import exchange_of
+from ..budget.report import Report, read_report, used_weight_header
+from ..weights import Facts, look_up
+from ._prices import Prices, Used
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..budget import Budget, Lease
+
+_OK, _BANNED, _TOO_MANY = 200, 418, 429
+_REFUSED = frozenset({_BANNED, _TOO_MANY})
+_ORDERS = frozenset({"POST", "PUT", "DELETE"})
+_KNOWN_ORIGINS = 256
+
+_prices: WeakKeyDictionary[Budget, Prices] = WeakKeyDictionary()  # by ledger
+
+
+def needs_body(status: int) -> bool:
+    """Return whether a report needs the body of an answer with this status."""
+    return status in _REFUSED
+
+
+class HeldBackError(Exception):
+    """The budget does not stand by its grant any more, so the request must not be sent."""
+
+
+class Payer:
+    """Pays for the requests of one program to one exchange.
+
+    Args:
+        budget: what they spend from.
+        base_url: the exchange.
+        weigh: of the user, from method and URL; None from it means that it does not know.
+        orders: what POST, PUT and DELETE spend from; None for the budget itself.
+        timeout: seconds that a request may wait for weight; None for no bound.
+
+    Raises:
+        ValueError: the budget serves another exchange, or base_url is no URL, or the timeout is
+            not positive.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        base_url: str,
+        *,
+        weigh: Callable[[str, str], int | None] | None,
+        orders: Budget | None,
+        timeout: float | None,
+    ) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout must be positive, or None for no bound, not {timeout}")
+        exchange = exchange_of(base_url)
+        budget.serve(base_url)
+        if orders is not None:
+            orders.serve(base_url)
+        self._budget = budget
+        self._orders = budget if orders is None else orders
+        self._weigh = weigh
+        self._timeout = timeout
+        self._header = used_weight_header(budget.interval)
+        self._prices = _prices.setdefault(budget.whole, Prices(budget.interval))
+
+        @lru_cache(maxsize=_KNOWN_ORIGINS)
+        def concerns(scheme: str, host: str, port: int | None) -> bool:
+            name = f"[{host}]" if ":" in host else host
+            at = "" if port is None else f":{port}"
+            return bool(host) and exchange_of(f"{scheme}://{name}{at}") == exchange
+
+        self.concerns = concerns
+
+    def payment(self, method: str, url: str) -> Payment:
+        """Return the payment of one request; nothing is taken yet."""
+        method = method.upper()
+        facts = look_up(method, url)
+        given = None if self._weigh is None else self._weigh(method, url)
+        if isinstance(given, int):
+            if given < 0:
+                raise ValueError(f"weigh must return an int of 0 or more, not {given}")
+            facts = Facts(facts.name, given, given, True, facts.header)
+        return Payment(
+            self._orders if method in _ORDERS else self._budget,
+            facts,
+            self._prices,
+            self._header,
+            self._timeout,
+        )
+
+
+class Payment:
+    """What one request pays, each time that it is sent; used in the budget's event loop.
+
+    `take`; `confirm` right before it is sent, and if that is not granted, `end` and `take` again;
+    `report` its answer, or `end` without one.
+    """
+
+    __slots__ = (
+        "_before",
+        "_budget",
+        "_deadline",
+        "_facts",
+        "_header",
+        "_lease",
+        "_price",
+        "_prices",
+        "_timeout",
+        "sent",
+    )
+
+    def __init__(
+        self,
+        budget: Budget,
+        facts: Facts,
+        prices: Prices,
+        header: str,
+        timeout: float | None,
+    ) -> None:
+        self.sent = False
+        self._budget = budget
+        self._facts = facts
+        self._prices = prices
+        self._price = prices.of(facts)
+        self._header = header
+        self._timeout = timeout
+        self._deadline: float | None = None
+        self._lease: Lease | None = None
+        self._before: Used | None = None
+
+    async def take(self) -> None:
+        """Wait for weight and take it.
+
+        Raises:
+            InsuranceError: the IP is banned, the time is up, or the budget's store failed.
+        """
+        self.sent = False
+        while self._lease is None:
+            weight = self._price.charge(self._budget.capacity)
+            if self._price.open:
+                self._lease = await self._take_unless_learned(weight)
+            else:
+                self._lease = await self._budget.acquire(weight, timeout=self._left())
+
+    async def _take_unless_learned(self, weight: int) -> Lease | None:
+        """Wait for weight; None if it is learned meanwhile that the request weighs another."""
+        loop, price, left = asyncio.get_running_loop(), self._price, self._left()
+        try:
+            async with asyncio.timeout(None) as wait:
+
+                def again() -> None:
+                    wait.reschedule(loop.time())
+
+                price.tell(again)
+                try:
+                    return await self._budget.acquire(weight, timeout=left)
+                finally:
+                    price.forget(again)
+        except TimeoutError:
+            if not wait.expired():
+                raise
+            return None
+
+    def _left(self) -> float | None:
+        """Return the seconds that it may still wait."""
+        if self._timeout is None:
+            return None
+        now = asyncio.get_running_loop().time()
+        if self._deadline is None:
+            self._deadline = now + self._timeout
+        return max(0.0, self._deadline - now)
+
+    def confirm(self) -> bool:
+        """Return whether it may be sent now, and count it as sent from now on."""
+        self.sent = self._budget.confirm(self._held())
+        self._before = self._prices.used
+        return self.sent
+
+    async def report(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Record an answer; of a refusal, until other processes can know it."""
+        lease, facts = self._held(), self._facts
+        report = read_report(status, headers, body, weight_header=self._header, wall=time())
+        if facts.header == "inaccurate":
+            report = replace(report, used_weight=None, counts=False)
+        elif facts.header == "none" or not lease.weight:
+            report = replace(report, counts=False)
+        self._learn(report, lease)
+        self._lease = None
+        self._budget.settle(lease, report)
+        if status in _REFUSED:
+            await self._budget.recorded(lease)
+
+    def end(self, *, sent: bool | None = None) -> None:
+        """End without an answer: it counts as lost if it was sent, else its weight is back.
+
+        Args:
+            sent: whether it was; None for whether `confirm` let it go.
+        """
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        if self.sent if sent is None else sent:
+            self._budget.settle(lease, None)
+        else:
+            self._budget.release(lease)
+
+    def _learn(self, report: Report, lease: Lease) -> None:
+        """Learn what such a request weighs; called before the report is recorded."""
+        prices, price, before = self._prices, self._price, self._before
+        if report.used_weight is None or report.date is None or report.status == _BANNED:
+            return
+        used = Used(report.used_weight, report.date)
+        bound = prices.bound(before, used)
+        if bound is not None and before is not None and report.status == _OK:
+            alone = price.needs(bound) and self._was_alone(before, lease)
+            price.learn(bound, alone=alone)
+        prices.note(used)
+
+    def _was_alone(self, before: Used, lease: Lease) -> bool:
+        """Return whether the budget counts nothing but this request since `before`."""
+        state = self._budget.state()
+        left = state.limit - state.reserve - before.weight - lease.weight
+        return 0 < left == state.available
+
+    def _held(self) -> Lease:
+        if self._lease is None:
+            raise RuntimeError("no weight was taken for this request")
+        return self._lease

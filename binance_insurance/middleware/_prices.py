@@ -1,0 +1,133 @@
+"""What each kind of request is charged, corrected by what answers report. Pure.
+
+The used weight that an answer reports, less the used weight that was known when its request was
+sent, is an upper bound of what the request weighs: others on the IP can only have added to it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..weights import Facts
+
+_ENOUGH = 3  # so many measurements in a row, each with nothing else in flight, are believed
+_MOST_PRICES = 1_000  # kinds of requests that are remembered
+
+
+class Used(NamedTuple):
+    """Used weight that an answer has reported, and the answer's date in seconds since 1970."""
+
+    weight: int
+    date: float
+
+
+class Price:
+    """What one kind of request is charged.
+
+    Attributes:
+        weight: what it is charged now.
+        open: whether bounds may lower it. Else only measurements change it.
+    """
+
+    __slots__ = ("_alone", "_at_first", "_least", "_lowest", "_waiting", "open", "weight")
+
+    def __init__(self, facts: Facts) -> None:
+        self.weight = self._at_first = facts.at_first
+        self._least = facts.weight if facts.known else 1
+        self.open = facts.at_first > self._least
+        self._lowest: tuple[int, ...] = ()  # two at most
+        self._alone: deque[int] = deque(maxlen=_ENOUGH)
+        self._waiting: dict[Callable[[], None], None] = {}
+
+    def charge(self, capacity: int) -> int:
+        """Return what to charge where a window has room for `capacity`.
+
+        What was learned may be too much, since others add to it. It is no reason never to send.
+        """
+        if self.weight <= self._at_first:
+            return self.weight
+        return max(self._at_first, min(self.weight, capacity))
+
+    def needs(self, bound: int) -> bool:
+        """Return whether it matters that nothing else was in flight beside a request."""
+        return bound > self._least
+
+    def learn(self, bound: int, *, alone: bool) -> None:
+        """Learn from one answer.
+
+        Args:
+            bound: upper bound of what its request weighs.
+            alone: whether it is a measurement: nothing else of the budget came in between.
+        """
+        if self.open:
+            self._lowest = tuple(sorted((*self._lowest, bound)))[:2]
+        if bound <= self._least:
+            self._alone.clear()
+        elif alone:
+            self._alone.append(bound)
+        weight = self._lowest[1] if len(self._lowest) == 2 else self._at_first
+        if len(self._alone) == _ENOUGH:
+            weight = max(weight, min(self._alone))
+        weight = max(weight, self._least)
+        if weight != self.weight:
+            self.weight = weight
+            for again in list(self._waiting):
+                again()
+
+    def tell(self, again: Callable[[], None]) -> None:
+        """Call `again` whenever the weight changes, until `forget`."""
+        self._waiting[again] = None
+
+    def forget(self, again: Callable[[], None]) -> None:
+        """Do not call it any more."""
+        self._waiting.pop(again, None)
+
+
+class Prices:
+    """What the requests of one budget are charged.
+
+    Args:
+        interval: seconds of the budget's window.
+    """
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+        self._prices: dict[tuple[str, int, int], Price] = {}
+        self._used: Used | None = None
+
+    @property
+    def used(self) -> Used | None:
+        """The highest used weight of the newest window that an answer was of."""
+        return self._used
+
+    def of(self, facts: Facts) -> Price:
+        """Return the price of a request."""
+        key = (facts.name, facts.weight, facts.at_first)  # it weighs more or less by its query
+        price = self._prices.get(key)
+        if price is None:
+            if len(self._prices) >= _MOST_PRICES:
+                del self._prices[next(iter(self._prices))]
+            price = self._prices[key] = Price(facts)
+        return price
+
+    def bound(self, before: Used | None, after: Used) -> int | None:
+        """Return the upper bound that two answers give; None unless they are of one window."""
+        if before is None or not self._same_window(before, after) or after.weight < before.weight:
+            return None
+        return after.weight - before.weight
+
+    def note(self, used: Used) -> None:
+        """Note what an answer reported."""
+        last = self._used
+        if last is not None and self._same_window(last, used):
+            if used.weight > last.weight:
+                self._used = used
+        elif last is None or used.date > last.date:
+            self._used = used
+
+    def _same_window(self, one: Used, other: Used) -> bool:
+        return one.date // self._interval == other.date // self._interval
