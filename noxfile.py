@@ -37,7 +37,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict types, by two checkers."""
-    session.install("-e", ".[test]", "mypy>=1.15", "pyright[nodejs]>=1.1.390", "nox")
+    session.install("-e", ".[test]", "mypy>=1.15", "pyright[nodejs]>=1.1.390", "nox", "requests")
     session.run("mypy")
     session.run("pyright")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -103,7 +103,7 @@ def weight_of_windows(exchange: Sandbox) -> list[int]:
 
 
 @asynccontextmanager
-async def other_host(app: web.Application) -> AsyncIterator[str]:
+async def other_host(app: web.Application) -> AsyncGenerator[str]:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -139,7 +139,10 @@ async def test_the_weight_of_the_user_counts_where_it_is_an_int(
 
 
 async def test_a_weight_below_zero_is_an_error(paying: Paying) -> None:
-    session = paying(weigh=lambda _method, _url: -1)
+    def weigh(method: str, url: str) -> int:
+        return -1
+
+    session = paying(weigh=weigh)
     with pytest.raises(ValueError, match="weigh must return an int of 0 or more, not -1"):
         await get(session, DEPTH_PATH)
 
@@ -194,7 +197,7 @@ async def test_a_snapshot_is_charged_as_measured_until_answers_show_less(
 
 
 @asynccontextmanager
-async def small(runtime: Runtime, sandbox: Sandbox) -> AsyncIterator[aiohttp.ClientSession]:
+async def small(runtime: Runtime, sandbox: Sandbox) -> AsyncGenerator[aiohttp.ClientSession]:
     async with sandbox:
         budget = LocalBudget(LIMIT, interval=INTERVAL, reserve=0, runtime=runtime)
         pays = BudgetMiddleware(budget, base_url=sandbox.url)

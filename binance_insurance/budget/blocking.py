@@ -84,6 +84,11 @@ class BlockingBudget:
             self._running = None
 
     @property
+    def budget(self) -> _Spends:
+        """The budget that it is for threads."""
+        return self._budget
+
+    @property
     def interval(self) -> int:
         """Seconds of a window."""
         return self._budget.interval

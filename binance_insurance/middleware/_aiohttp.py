@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from .._transport import PaysWeight
-from ..errors import InsuranceError
 from ._paying import HeldBackError, Payer, needs_body
 
 if TYPE_CHECKING:
@@ -64,20 +63,8 @@ class BudgetMiddleware(PaysWeight):
         if not self._payer.concerns(url.scheme, url.host or "", url.port):
             return await send(request)
         payment = self._payer.payment(request.method, str(url))
-        while True:
-            try:
-                await payment.take()
-            except InsuranceError as error:
-                raise NotSentError(str(error)) from error
-            try:
-                response = await _send(request, send, payment)
-            except HeldBackError:
-                payment.end()
-                continue
-            except BaseException:
-                payment.end()
-                raise
-            return await _report(response, payment)
+        response = await payment.pay_for(lambda: _send(request, send, payment), NotSentError)
+        return await _report(response, payment)
 
 
 async def _send(

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 from functools import lru_cache
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from msgspec.structs import replace
 
 from ..budget.exchange import exchange_of
 from ..budget.report import Report, read_report, used_weight_header
+from ..errors import InsuranceError
 from ..weights import Facts, look_up
 from ._prices import Prices, Used
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from ..budget import Budget, Lease
+
+T = TypeVar("T")
 
 _OK, _BANNED, _TOO_MANY = 200, 418, 429
 _REFUSED = frozenset({_BANNED, _TOO_MANY})
@@ -103,8 +106,8 @@ class Payer:
 class Payment:
     """What one request pays, each time that it is sent; used in the budget's event loop.
 
-    `take`; `confirm` right before it is sent, and if that is not granted, `end` and `take` again;
-    `report` its answer, or `end` without one.
+    `pay_for` it, or `take`; `confirm` right before it is sent, and if that is not granted, `end`
+    and `take` again; `report` its answer, or `end` without one.
     """
 
     __slots__ = (
@@ -139,6 +142,28 @@ class Payment:
         self._lease: Lease | None = None
         self._before: Used | None = None
 
+    async def pay_for(
+        self, send: Callable[[], Awaitable[T]], not_sent: Callable[[str], Exception]
+    ) -> T:
+        """Send a request once there is weight for it; again where the budget holds it back.
+
+        Args:
+            send: sends it; it asks `confirm`, and raises `HeldBackError` if that is not granted.
+            not_sent: the error of its library for a text; ours is its cause.
+        """
+        while True:
+            try:
+                await self.take()
+            except InsuranceError as error:
+                raise not_sent(str(error)) from error
+            try:
+                return await send()
+            except HeldBackError:
+                self.end()
+            except BaseException:
+                self.end()
+                raise
+
     async def take(self) -> None:
         """Wait for weight and take it.
 
@@ -156,8 +181,9 @@ class Payment:
     async def _take_unless_learned(self, weight: int) -> Lease | None:
         """Wait for weight; None if it is learned meanwhile that the request weighs another."""
         loop, price, left = asyncio.get_running_loop(), self._price, self._left()
+        wait = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as wait:
+            async with wait:
 
                 def again() -> None:
                     wait.reschedule(loop.time())

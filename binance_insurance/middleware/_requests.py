@@ -1,0 +1,226 @@
+"""A weight budget for every request of a `requests.Session`."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from ..budget import Budget
+from ..budget.blocking import BlockingBudget
+from ..errors import InsuranceError
+from ._paying import HeldBackError, Payer, needs_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from requests import PreparedRequest, Response
+
+    from ._paying import Payment
+
+T = TypeVar("T")
+
+
+class NotSentError(requests.ConnectionError):
+    """The budget let the request not be sent; the cause says why."""
+
+
+class BudgetAdapter(HTTPAdapter):
+    """An adapter: `session.mount("https://fapi.binance.com", BudgetAdapter(budget.blocking()))`.
+
+    Each request of the session to the exchange waits for weight, takes it and reports its answer;
+    redirects and resends too. The exchange is the origin of its first request; a request to
+    another origin passes untouched.
+
+    Args:
+        blocking: what the requests spend from, from any thread but that of its event loop.
+        weigh: what a request weighs, from method and URL; where it returns None, and by default,
+            the table of `binance_insurance.weights` holds, corrected by what answers report.
+        orders: what POST, PUT and DELETE spend from, such as `budget.view(reserve=0).blocking()`.
+        timeout: seconds that a request may wait for weight; None for no bound: the timeouts of
+            requests do not count that wait.
+
+    Raises:
+        TypeError: the budget is not a blocking one.
+        ValueError: at the first request, if the budget serves another exchange.
+
+    A request that is not sent raises a subclass of `requests.ConnectionError`, whose `__cause__`
+    is `IPBannedError`, `BudgetTimeoutError` or `StoreError`.
+    """
+
+    def __init__(
+        self,
+        blocking: BlockingBudget,
+        *,
+        weigh: Callable[[str, str], int | None] | None = None,
+        orders: BlockingBudget | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self._blocking = blocking
+        self._budget = _budget_of(blocking)
+        self._orders = None if orders is None else _budget_of(orders)
+        self._weigh = weigh
+        self._timeout = timeout
+        self._payer: Payer | None = None
+        super().__init__()
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
+    ) -> None:
+        """Make the pools of connections, which ask before they send."""
+        super().init_poolmanager(connections, maxsize, block, **pool_kwargs)
+        _let_ask(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        """Return the pools of connections to a proxy, which ask before they send."""
+        known = proxy in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        if not known:
+            _let_ask(manager)
+        return manager
+
+    def send(
+        self,
+        request: PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: bool | str = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Pay for a request and send it."""
+
+        def send() -> Response:
+            given = dict(proxies or {})
+            return super(BudgetAdapter, self).send(request, stream, timeout, verify, cert, given)
+
+        url = request.url or ""
+        payer, parts = self._paying(url), urlsplit(url)
+        if not payer.concerns(parts.scheme, parts.hostname or "", parts.port):
+            return send()
+        loop = self._blocking.find_loop()
+        call = _Call(payer.payment(request.method or "GET", url), loop)
+        try:
+            response = call.send(send)
+        except InsuranceError as error:
+            raise NotSentError(str(error), request=request) from error
+        call.report(response)
+        return response
+
+    def _paying(self, url: str) -> Payer:
+        if self._payer is None:
+            self._payer = Payer(
+                self._budget,
+                url,
+                weigh=self._weigh,
+                orders=self._orders,
+                timeout=self._timeout,
+            )
+        return self._payer
+
+
+class _Call:
+    """One request of a thread, whose payment is made in the budget's event loop."""
+
+    def __init__(self, payment: Payment, loop: asyncio.AbstractEventLoop) -> None:
+        self._payment = payment
+        self._loop = loop
+
+    def send(self, send: Callable[[], Response]) -> Response:
+        """Send it once there is weight for it; again where the budget holds it back.
+
+        Raises:
+            InsuranceError: it was not sent.
+        """
+        while True:
+            self._run(self._payment.take())
+            before = _ask.set(self._confirm)
+            try:
+                return send()
+            except HeldBackError:
+                self._run(_do(self._payment.end))
+            except BaseException:
+                self._run(_do(self._payment.end))
+                raise
+            finally:
+                _ask.reset(before)
+
+    def report(self, response: Response) -> None:
+        """Report an answer; the body of a refusal is read, and kept to be read again."""
+        body = b""
+        try:
+            if needs_body(response.status_code):
+                body = response.content
+        except requests.RequestException:
+            pass  # the program reads it again, and gets an error too
+        finally:
+            self._run(self._payment.report(response.status_code, response.headers, body))
+
+    def _confirm(self) -> None:
+        """Ask the budget again, now that the request has its connection.
+
+        Raises:
+            HeldBackError: it must not be sent.
+        """
+        if self._payment.sent:  # urllib3 sends it again
+            self._run(_do(self._payment.end))
+            self._run(self._payment.take())
+        if not self._run(_do(self._payment.confirm)):
+            raise HeldBackError
+
+    def _run(self, work: Coroutine[object, object, T]) -> T:
+        """Do work in the loop; if the wait for it is interrupted, it leaves no trace."""
+        running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return running.result()
+        except BaseException:
+            running.cancel()
+            self._loop.call_soon_threadsafe(self._payment.end)
+            raise
+
+
+async def _do(function: Callable[[], T]) -> T:
+    return function()
+
+
+def _budget_of(blocking: BlockingBudget) -> Budget:
+    budget = getattr(blocking, "budget", None)
+    if not isinstance(budget, Budget):
+        raise TypeError(f"a thread needs `budget.blocking()`, not {blocking!r}")
+    return budget
+
+
+# What a connection of this thread asks before it sends.
+_ask: ContextVar[Callable[[], None] | None] = ContextVar("_ask", default=None)
+
+
+class _Asks:
+    """A connection of urllib3 that asks before it sends, once it is connected."""
+
+    sock: object
+    connect: Callable[[], None]
+
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        ask = _ask.get()
+        if ask is not None:
+            if self.sock is None:
+                self.connect()
+            ask()
+        return super().request(*args, **kwargs)  # type: ignore[misc]
+
+
+def _let_ask(manager: Any) -> None:
+    """Let the connections of a pool manager of urllib3 ask before they send."""
+    manager.pool_classes_by_scheme = {
+        scheme: _asking(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+    }
+
+
+def _asking(pool: type[Any]) -> type[Any]:
+    connection: type[Any] = pool.ConnectionCls
+    asking = type(connection.__name__, (_Asks, connection), {})
+    return type(pool.__name__, (pool,), {"ConnectionCls": asking})
