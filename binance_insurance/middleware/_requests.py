@@ -11,7 +11,6 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from ..budget import Budget
-from ..budget.blocking import BlockingBudget
 from ..errors import InsuranceError
 from ._paying import HeldBackError, Payer, needs_body
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from requests import PreparedRequest, Response
 
+    from ..budget.blocking import BlockingBudget
     from ._paying import Payment
 
 T = TypeVar("T")
