@@ -1,4 +1,7 @@
-"""A ban that one program meets reaches all, as an error that each of them understands."""
+"""A ban that one program meets reaches all, as an error that each of them understands.
+
+In real time, since servers and processes are real.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,11 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{start(next(iter(SERVERS))).url}?group={tmp_path.name}"
 
 
-async def test_a_ban_of_ccxt_reaches_a_client_in_another_process(address: str) -> None:
+def test_a_ban_of_ccxt_reaches_a_client_in_another_process(address: str) -> None:
+    asyncio.run(_a_ban_of_ccxt_reaches_a_client_in_another_process(address))
+
+
+async def _a_ban_of_ccxt_reaches_a_client_in_another_process(address: str) -> None:
     async with (
         Sandbox("documented") as exchange,
         create_budget(address) as budget,
@@ -69,7 +76,11 @@ async def test_a_ban_of_ccxt_reaches_a_client_in_another_process(address: str) -
         assert len(exchange.requests) == sent
 
 
-async def test_a_ban_of_a_client_in_another_process_reaches_all_libraries(address: str) -> None:
+def test_a_ban_of_a_client_in_another_process_reaches_all_libraries(address: str) -> None:
+    asyncio.run(_a_ban_of_a_client_in_another_process_reaches_all_libraries(address))
+
+
+async def _a_ban_of_a_client_in_another_process_reaches_all_libraries(address: str) -> None:
     async with Sandbox("documented") as exchange, create_budget(address) as budget:
         url = f"{exchange.url}/fapi/v1/depth?symbol=BTCUSDT"
         async with ccxt_async(exchange.url, budget) as ccxt:
@@ -103,7 +114,11 @@ async def test_a_ban_of_a_client_in_another_process_reaches_all_libraries(addres
         assert len(exchange.requests) == sent
 
 
-async def test_after_a_ban_nothing_leaves_of_30_callers_that_wait_for_two_connections() -> None:
+def test_after_a_ban_nothing_leaves_of_30_callers_that_wait_for_two_connections() -> None:
+    asyncio.run(_after_a_ban_nothing_leaves_of_30_callers_that_wait_for_two_connections())
+
+
+async def _after_a_ban_nothing_leaves_of_30_callers_that_wait_for_two_connections() -> None:
     with exchange_in_a_thread() as exchange:
         url = f"{exchange.url}/fapi/v1/depth?symbol=BTCUSDT"
         exchange.latency = 0.05
@@ -112,7 +127,7 @@ async def test_after_a_ban_nothing_leaves_of_30_callers_that_wait_for_two_connec
             connector = aiohttp.TCPConnector(limit=2)
             async with aiohttp.ClientSession(middlewares=[paying], connector=connector) as session:
                 await (await session.get(url)).read()
-                exchange.inject(BAN)
+                exchange.inject(BAN, request="GET /fapi/v1/depth")
                 asked = [session.get(url) for _ in range(30)]
                 answers = await asyncio.gather(*asked, return_exceptions=True)
         refused = [each for each in answers if isinstance(each, aiohttp.ClientConnectionError)]
