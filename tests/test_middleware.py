@@ -277,6 +277,33 @@ async def test_a_difference_across_windows_teaches_nothing(
         await asyncio.sleep(61)
 
 
+async def test_what_was_learned_beside_others_is_no_reason_never_to_send(
+    exchange: Sandbox, paying: Paying, runtime: Runtime
+) -> None:
+    exchange.weights[f"GET {NEW}"] = 7
+    budget = LocalBudget(100, reserve=0, runtime=runtime)
+    session = paying(budget)
+    for _ in range(2):
+        await get(session, "/fapi/v1/ping")
+        exchange.spend_elsewhere(200)
+        await get(session, NEW)
+        await asyncio.sleep(61)
+    assert (await get(session, NEW))[0] == 200
+
+
+async def test_answers_without_a_used_weight_by_nature_are_not_silent(
+    exchange: Sandbox, paying: Paying, budget: LocalBudget
+) -> None:
+    session = paying()
+    for _ in range(3):
+        await get(session, "/fapi/v1/trades?symbol=BTCUSDT")  # reports -1
+    exchange.latency = 0.1
+    reads = [asyncio.create_task(get(session, DEPTH_PATH)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    assert budget.state().in_flight == 2  # the others wait for what the first one reports
+    await asyncio.gather(*reads)
+
+
 # What is left alone
 
 
