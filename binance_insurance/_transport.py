@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import weakref
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, TypedDict
@@ -25,7 +26,13 @@ from .errors import ConnectError, RequestTimeoutError, TransportError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, StreamReader
+    from aiohttp import (
+        ClientHandlerType,
+        ClientMiddlewareType,
+        ClientRequest,
+        ClientResponse,
+        StreamReader,
+    )
     from aiohttp.connector import Connection
 
 ClientSession = aiohttp.ClientSession  # so that no other module names aiohttp
@@ -227,8 +234,12 @@ def _interrupted(error: aiohttp.ClientConnectionError) -> _InterruptedError:
     return _InterruptedError(str(error) or "the exchange closed the connection")
 
 
-class PaysWeight:
+class PaysWeight(ABC):
     """A middleware that takes request weight; a client, which takes it itself, leaves it out."""
+
+    @abstractmethod
+    async def __call__(self, request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
+        """Take weight for a request and send it."""
 
 
 class _Options(TypedDict, total=False):
