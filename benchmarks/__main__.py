@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from statistics import quantiles
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.request import urlopen
@@ -163,6 +164,38 @@ async def six_hundred(rounds: int) -> Row:
         f"its connection in this time; the others' are open. {SNAPSHOT_WEIGHT} is the weight of "
         "the one request without symbol.",
         compare(times, notes),
+    )
+
+
+async def paying(rounds: int) -> Row:
+    """Measure what the middleware adds to an aiohttp request, in five processes one by one."""
+    processes = min(5, rounds)
+    symbols = [symbols_of(number, 8)[0] for number in range(_LONE_POOLS)]
+    times: dict[str, list[float]] = {"hand-written aiohttp": [], "the same, paying": []}
+    with exchange(_LONE_POOLS, 8) as url:
+        for _ in range(processes):
+            command = [sys.executable, "-m", "benchmarks.paying", url, str(rounds // processes)]
+            done = await asyncio.to_thread(
+                subprocess.run,
+                [*command, *symbols],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            for line in done.stdout.splitlines():
+                for side, seconds in zip(times, line.split(), strict=True):
+                    times[side].append(float(seconds) * _MICRO)
+    plain, paid = times.values()
+    added = [with_it - without for without, with_it in zip(plain, paid, strict=True)]
+    low, middle, high = quantiles(added, n=4)
+    notes = {"the same, paying": f"adds {middle:.1f} ({low:.1f} to {high:.1f})"}
+    return Row(
+        f"BudgetMiddleware on requests for one symbol each, {AT_ONCE} callers at a time",
+        "µs of CPU time a request",
+        "waiting for weight, which is never short here.",
+        compare(times, notes),
+        measure="CPU time",
     )
 
 
@@ -392,6 +425,7 @@ def choose(*, quick: bool) -> Rows:
 
     return {
         "per_symbol": lambda: per_symbol(rounds(30)),
+        "paying": lambda: paying(rounds(30)),
         "six_hundred": lambda: six_hundred(rounds(15)),
         "decoding": lambda: decoding(rounds(50)),
         "acquiring": lambda: acquiring(rounds(50)),

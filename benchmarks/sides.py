@@ -106,18 +106,23 @@ async def bare(url: str) -> AsyncGenerator[Ask]:
         yield one_by_one(fetch)
 
 
+def hand_written_on(session: aiohttp.ClientSession, url: str) -> Ask:
+    """Ask as people write it: `await response.json()`, exact numbers."""
+
+    async def fetch(symbol: str) -> dict[str, Decimal]:
+        async with session.get(url + _PATH, params={"symbol": symbol}) as response:
+            response.raise_for_status()
+            pool = await response.json()
+            return {held["asset"]: Decimal(held["marginBalance"]) for held in pool["assets"]}
+
+    return one_by_one(fetch)
+
+
 @asynccontextmanager
 async def hand_written(url: str) -> AsyncGenerator[Ask]:
-    """Open what people write: a session, `await response.json()`, exact numbers."""
+    """Open a session as people do."""
     async with aiohttp.ClientSession() as session:
-
-        async def fetch(symbol: str) -> dict[str, Decimal]:
-            async with session.get(url + _PATH, params={"symbol": symbol}) as response:
-                response.raise_for_status()
-                pool = await response.json()
-                return {held["asset"]: Decimal(held["marginBalance"]) for held in pool["assets"]}
-
-        yield one_by_one(fetch)
+        yield hand_written_on(session, url)
 
 
 @asynccontextmanager
