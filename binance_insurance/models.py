@@ -180,11 +180,13 @@ class InsurancePool(PydanticStruct, frozen=True, gc=False, eq=False, rename="cam
 
 
 class InsuranceSnapshot(PydanticStruct, frozen=True, dict=True, rename="camel"):
-    """Every pool of the exchange, as observed at one time.
+    """Every pool of the exchange, or part of them, as observed at one time.
 
     Attributes:
         pools: the pools, in the exchange's order. `len()` counts them, iteration yields them.
         observed_at: when the exchange answered, by its own clock (its `Date` has whole seconds).
+        complete: whether these are all pools of the exchange. Where it is false, nothing follows
+            from the absence of a pool or a symbol.
 
     `snapshot["BTCUSDT"]` is the pool of that symbol. It raises `KeyError` if no pool names the
     symbol. If two pools name it, it is the first one.
@@ -192,6 +194,7 @@ class InsuranceSnapshot(PydanticStruct, frozen=True, dict=True, rename="camel"):
 
     pools: tuple[InsurancePool, ...]
     observed_at: datetime
+    complete: bool = True
 
     @cached_property
     def _by_symbol(self) -> dict[str, InsurancePool]:
@@ -204,7 +207,8 @@ class InsuranceSnapshot(PydanticStruct, frozen=True, dict=True, rename="camel"):
     def __repr__(self) -> str:
         totals = self.totals().items()
         held = _first(f"{amount:f} {asset}" for asset, amount in totals)
-        return f"<InsuranceSnapshot of {len(self)} pools: {held} at {self.observed_at}>"
+        pools = f"{len(self)} pools" if self.complete else f"{len(self)} pools, part of all"
+        return f"<InsuranceSnapshot of {pools}: {held} at {self.observed_at}>"
 
     def __getitem__(self, symbol: str) -> InsurancePool:
         found = self.get(symbol)
@@ -249,11 +253,18 @@ class InsuranceSnapshot(PydanticStruct, frozen=True, dict=True, rename="camel"):
         return totals
 
     def to_dict(self) -> dict[str, object]:
-        """Return the snapshot as JSON's own types: `pools` as by `to_dict()`, and `observedAt`."""
-        return {
+        """Return the snapshot as JSON's own types.
+
+        `pools` as by `to_dict()`, `observedAt`, and `complete` only where it is false.
+        `msgspec.convert` makes an equal snapshot of it.
+        """
+        content: dict[str, object] = {
             "pools": [pool.to_dict() for pool in self.pools],
             "observedAt": _iso(self.observed_at),
         }
+        if not self.complete:
+            content["complete"] = False
+        return content
 
     _as_dict = to_dict
 

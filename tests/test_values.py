@@ -75,6 +75,28 @@ def test_a_pool_comes_back_from_its_dict(one: InsurancePool) -> None:
     assert [Decimal(text) for text in texts] == [held.margin_balance for held in one.assets]
 
 
+@given(st.lists(pools, max_size=4), st.booleans())
+def test_a_snapshot_comes_back_from_its_dict(some: list[InsurancePool], complete: bool) -> None:
+    snapshot = InsuranceSnapshot(tuple(some), NOON, complete)
+    content = snapshot.to_dict()
+    assert ("complete" in content) == (not complete)
+    again = msgspec.convert(msgspec.json.decode(msgspec.json.encode(content)), InsuranceSnapshot)
+    assert again == snapshot
+    assert again.complete == complete
+
+
+def test_a_part_is_not_equal_to_all_pools_and_says_what_it_is() -> None:
+    whole = InsuranceSnapshot((pool("BTCUSDT", USDT="1"),), NOON)
+    part = InsuranceSnapshot(whole.pools, NOON, complete=False)
+    assert whole.complete
+    assert part != whole
+    assert "part of" not in repr(whole)
+    assert (
+        repr(part)
+        == "<InsuranceSnapshot of 1 pools, part of all: 1 USDT at 2026-11-22 12:00:00+00:00>"
+    )
+
+
 @given(st.lists(pools, max_size=4))
 def test_rows_lose_no_digit_and_have_one_scale(some: list[InsurancePool]) -> None:
     snapshot = InsuranceSnapshot(tuple(some), NOON)
@@ -82,7 +104,6 @@ def test_rows_lose_no_digit_and_have_one_scale(some: list[InsurancePool]) -> Non
     held = [each for one in some for each in one.assets]
     assert [row["margin_balance"] for row in rows] == [each.margin_balance for each in held]
     assert len({cast("Decimal", row["margin_balance"]).as_tuple().exponent for row in rows}) <= 1
-    assert msgspec.convert(snapshot.to_dict(), InsuranceSnapshot) == snapshot
 
 
 def test_a_row_is_flat() -> None:
