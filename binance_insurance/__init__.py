@@ -9,6 +9,7 @@ from . import budget as _budget
 from ._retry import RetryPolicy
 from ._runtime import Runtime
 from .budget import Budget, BudgetState, LocalBudget, Report, WeightBudget
+from .changes import diff
 from .client import ClientStats, InsuranceClient
 from .errors import (
     AssetNotHeldError,
@@ -68,6 +69,7 @@ __all__ = [
     "TransportError",
     "WeightBudget",
     "create_budget",
+    "diff",
 ]
 
 __version__ = "0.1.0"

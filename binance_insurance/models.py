@@ -26,6 +26,7 @@ __all__ = [
     "InsurancePool",
     "InsuranceSnapshot",
     "RequestWeight",
+    "exact_difference",
     "normalise_symbol",
 ]
 
@@ -314,6 +315,11 @@ class RequestWeight(Struct, frozen=True, kw_only=True):
     def left(self) -> int | None:
         """Weight that is left for all clients on the IP; None if `used_weight` is None."""
         return None if self.used_weight is None else max(0, self.limit - self.used_weight)
+
+
+def exact_difference(minuend: Decimal, subtrahend: Decimal) -> Decimal:
+    """Subtract without rounding, whatever the current decimal context says."""
+    return _EXACT.subtract(minuend, subtrahend)
 
 
 def _decimals(amount: Decimal) -> int:
