@@ -24,6 +24,7 @@ from .budget import LocalBudget
 from .budget.exchange import exchange_of
 from .errors import BulkFetchError, ClientClosedError, InsuranceError
 from .models import InsurancePool, InsuranceSnapshot, RequestWeight, normalise_symbol
+from .watch import Watch
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -294,6 +295,25 @@ class InsuranceClient:
         if get_running_loop() is not self._loop:
             self._enter()
         return await self._requests.request_weight(self._deadline(timeout))
+
+    def watch(
+        self,
+        every: float = 60.0,
+        *,
+        symbols: Iterable[str] | None = None,
+        since: InsuranceSnapshot | None = None,
+    ) -> Watch:
+        """Observe what moves: `async with client.watch(60) as updates: async for update in …`.
+
+        Args:
+            every: seconds from one tick to the next; it asks at start + k * every, at once first.
+            symbols: whose pools to watch, for the least weight; None watches all.
+            since: a snapshot that the first update is compared with.
+
+        Raises:
+            ValueError: `every` is not positive and finite, or there is no symbol, or a bad one.
+        """
+        return Watch(self, self._runtime, every, symbols, since)
 
     def stats(self) -> ClientStats:
         """Return what this client has done so far."""

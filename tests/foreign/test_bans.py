@@ -106,7 +106,8 @@ async def _a_ban_of_a_client_in_another_process_reaches_all_libraries(address: s
                 session.mount(exchange.url, BudgetAdapter(budget.blocking()))
                 with pytest.raises(requests.ConnectionError) as caught:
                     session.get(url)
-            return caught.value
+            error: BaseException = caught.value
+            return error
 
         of_requests = await asyncio.to_thread(ask)
         for error in (of_ccxt.value, of_aiohttp.value, of_httpx.value, of_requests):

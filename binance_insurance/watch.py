@@ -1,0 +1,263 @@
+"""What moved, on a fixed schedule: ask for the pools, and compare them with the last ones.
+
+There is no task of its own: a step runs in its consumer, so nothing is left behind when that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from math import floor, inf
+from typing import TYPE_CHECKING, Protocol, Self
+
+from msgspec import Struct
+
+from .changes import Change, diff
+from .errors import ClientClosedError, InsuranceError, InvalidSymbolError
+from .models import InsurancePool, InsuranceSnapshot, normalise_symbol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from ._runtime import Runtime
+
+__all__ = ["Update", "Watch", "WatchStatus"]
+
+_LONGEST_PAUSE = 60.0  # seconds after which a tick that failed is asked again
+_EARLY = 1e-9  # part of a tick by which a clock may round
+_DATE_STEP = 1.0  # seconds; the exchange's dates are whole
+
+
+class Update(Struct, frozen=True):
+    """One observation.
+
+    Attributes:
+        snapshot: the pools; with `symbols` only theirs, and `complete` is False.
+        changes: what moved since the last update; of the first, since the snapshot `since`.
+        observed_at: when, by the exchange's clock.
+        missed: ticks since the last update that brought no observation: asking failed, nobody
+            pulled, or the machine slept.
+        since: `observed_at` of the last update if none was missed, else None.
+    """
+
+    snapshot: InsuranceSnapshot
+    changes: tuple[Change, ...]
+    observed_at: datetime
+    missed: int
+    since: datetime | None
+
+
+class WatchStatus(Struct, frozen=True):
+    """Whether a watch observes, and if not, since when and why.
+
+    Attributes:
+        observed_at: that of the last update; None before the first.
+        missed: ticks since then that have brought no observation so far.
+        blind_since: when the first of them was due, as far as the exchange's clock is known; None
+            while observations go on.
+        error: why the last of them failed.
+    """
+
+    observed_at: datetime | None
+    missed: int
+    blind_since: datetime | None
+    error: InsuranceError | None
+
+
+class _Client(Protocol):
+    async def fetch_snapshot(
+        self, *, timeout: float | None = None, max_age: float | None = None
+    ) -> InsuranceSnapshot: ...
+
+    async def fetch_pools(
+        self,
+        symbols: Iterable[str],
+        *,
+        timeout: float | None = None,
+        max_age: float | None = None,
+        return_exceptions: bool,
+    ) -> Mapping[str, InsurancePool | InsuranceError]: ...
+
+
+class _Asked(Struct, frozen=True):
+    """The last update, and the tick that brought it."""
+
+    tick: int
+    at: float  # local monotonic time of the answer
+    update: Update
+
+
+class _Blind(Struct):
+    """Ticks that have failed since the last update."""
+
+    tick: int
+    again_at: float
+    since: datetime
+    error: InsuranceError
+
+
+class Watch:
+    """An iterator of updates: `async with client.watch(60) as updates: async for …`.
+
+    Ticks are at start + k * every, the first at once. One consumer at a time: a second step at the
+    same time is a `RuntimeError`. A step can be cancelled without loss. After the block a step
+    ends the iteration. No `InsuranceError` ends it, but `ClientClosedError`, and
+    `InvalidSymbolError` for a symbol that the exchange did not know at its first answer.
+    """
+
+    def __init__(
+        self,
+        client: _Client,
+        runtime: Runtime,
+        every: float,
+        symbols: Iterable[str] | None,
+        since: InsuranceSnapshot | None,
+    ) -> None:
+        if not 0 < every < inf:
+            raise ValueError(f"every must be a positive number of seconds, not {every}")
+        if isinstance(symbols, str):
+            raise TypeError("symbols must be several symbols, not a str")
+        self._symbols: Sequence[str] | None = None
+        if symbols is not None:
+            self._symbols = list(dict.fromkeys(map(normalise_symbol, symbols)))
+            if not self._symbols:
+                raise ValueError("symbols must name at least one symbol; None watches all pools")
+        self._client = client
+        self._runtime = runtime
+        self._every = every
+        self._before = since
+        self._known: set[str] = set()  # of the symbols
+        self._start: float | None = None
+        self._last: _Asked | None = None
+        self._blind: _Blind | None = None
+        self._scope: asyncio.Timeout | None = None  # of the step under way
+        self._closed = False
+
+    @property
+    def status(self) -> WatchStatus:
+        """Whether it observes, and if not, since when and why."""
+        last, blind = self._last, self._blind
+        done = -1 if last is None else last.tick
+        passed = self._newest() - done
+        return WatchStatus(
+            observed_at=None if last is None else last.update.observed_at,
+            missed=max(0, passed if blind is not None else passed - 1),
+            blind_since=None if blind is None else blind.since,
+            error=None if blind is None else blind.error,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closed = True
+        if self._scope is not None:  # a step of another task
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Update:
+        if self._closed:
+            raise StopAsyncIteration
+        if self._scope is not None:
+            raise RuntimeError("one consumer at a time: another step of this watch is under way")
+        try:
+            async with asyncio.timeout(None) as self._scope:
+                return await self._step()
+        except TimeoutError:
+            raise StopAsyncIteration from None  # the block was left meanwhile
+        finally:
+            self._scope = None
+
+    async def _step(self) -> Update:
+        if self._start is None:
+            self._start = self._runtime.monotonic()
+        while True:
+            await self._wait()
+            tick = self._newest()
+            try:
+                snapshot = await self._ask()
+            except InsuranceError as error:
+                if isinstance(error, (ClientClosedError, InvalidSymbolError)):
+                    raise
+                self._fail(tick, error)
+            else:
+                return self._observe(tick, snapshot)
+
+    def _newest(self) -> int:
+        """Return the number of the newest tick that is due; -1 before the first."""
+        if self._start is None:
+            return -1
+        return floor((self._runtime.monotonic() - self._start) / self._every + _EARLY)
+
+    async def _wait(self) -> None:
+        """Wait until a tick is due that has brought no update and may be asked now."""
+        start, every = self._start or 0.0, self._every
+        while True:
+            now, tick = self._runtime.monotonic(), self._newest()
+            done = -1 if self._last is None else self._last.tick
+            if tick <= done:
+                until = start + (done + 1) * every
+            elif self._blind is not None and self._blind.tick == tick:
+                until = min(self._blind.again_at, start + (tick + 1) * every)
+                if until - now <= _EARLY * every:
+                    return
+            else:
+                return
+            await self._runtime.sleep(max(until - now, 0.0))
+
+    async def _ask(self) -> InsuranceSnapshot:
+        # An answer may take longer than a tick, but what waits for a freeze says why sooner.
+        timeout = max(self._every, _LONGEST_PAUSE)
+        if self._symbols is None:
+            return await self._client.fetch_snapshot(timeout=timeout, max_age=0)
+        found = await self._client.fetch_pools(
+            self._symbols, timeout=timeout, max_age=0, return_exceptions=True
+        )
+        pools: dict[InsurancePool, None] = {}
+        for symbol, pool in found.items():
+            if isinstance(pool, InsurancePool):
+                pools[pool] = None
+            elif not isinstance(pool, InvalidSymbolError) or symbol not in self._known:
+                raise pool
+        self._known.update(symbol for pool in pools for symbol in pool.symbols)
+        times = [pool.observed_at for pool in pools if pool.observed_at is not None]
+        seen = min(times, default=self._exchange_time().replace(microsecond=0))
+        return InsuranceSnapshot(tuple(pools), seen, complete=False)
+
+    def _fail(self, tick: int, error: InsuranceError) -> None:
+        now, blind = self._runtime.monotonic(), self._blind
+        since = self._exchange_time() if blind is None else blind.since
+        again_at = now + min(self._every, _LONGEST_PAUSE)
+        self._blind = _Blind(tick, again_at, since, error)
+
+    def _observe(self, tick: int, snapshot: InsuranceSnapshot) -> Update:
+        now, last = self._runtime.monotonic(), self._last
+        missed = tick - 1 - (-1 if last is None else last.tick)
+        since = None
+        if last is not None:
+            since = last.update.observed_at
+            missed += self._hidden_ticks(snapshot.observed_at - since, now - last.at)
+        changes = () if self._before is None else diff(self._before, snapshot)
+        update = Update(snapshot, changes, snapshot.observed_at, missed, None if missed else since)
+        self._last, self._before, self._blind = _Asked(tick, now, update), snapshot, None
+        return update
+
+    def _hidden_ticks(self, passed: timedelta, locally: float) -> int:
+        """Return the ticks that the exchange's clock counts and the local one does not."""
+        hidden = passed.total_seconds() - locally
+        return floor(hidden / self._every + 0.5) if hidden > _DATE_STEP else 0
+
+    def _exchange_time(self) -> datetime:
+        """Return the time by the exchange's clock, as far as it is known."""
+        if self._last is None:
+            return datetime.fromtimestamp(self._runtime.wall(), UTC)
+        passed = self._runtime.monotonic() - self._last.at
+        return self._last.update.observed_at + timedelta(seconds=passed)
