@@ -64,7 +64,13 @@ class BudgetMiddleware(PaysWeight):
             return await send(request)
         payment = self._payer.payment(request.method, str(url))
         response = await payment.pay_for(lambda: _send(request, send, payment), NotSentError)
-        return await _report(response, payment)
+        if not payment.sent:  # another middleware has answered
+            payment.end()
+        elif needs_body(response.status):
+            await _report_refusal(response, payment)
+        else:
+            payment.report(response.status, response.headers)
+        return response
 
 
 async def _send(
@@ -80,27 +86,22 @@ async def _send(
         return await write(connection)
 
     # aiohttp has no other place between a connection and the first byte.
-    vars(request)["send"] = confirm
+    setattr(request, "send", confirm)  # noqa: B010 - it is a method
     try:
         return await send(request)
     finally:
-        vars(request).pop("send", None)
+        del request.send
 
 
-async def _report(response: ClientResponse, payment: Payment) -> ClientResponse:
-    """Report an answer; the body of a refusal is read, and kept to be read again."""
-    if not payment.sent:  # another middleware has answered
-        payment.end()
-        return response
+async def _report_refusal(response: ClientResponse, payment: Payment) -> None:
+    """Read the body of a refusal, which is kept to be read again, and report it."""
     body = b""
     try:
-        if needs_body(response.status):
-            body = await response.read()
+        body = await response.read()
     except aiohttp.ClientError:
         pass  # the program reads it again, and gets the same error
     except BaseException:
         response.close()
         raise
     finally:
-        await payment.report(response.status, response.headers, body)
-    return response
+        await payment.report_refusal(response.status, response.headers, body)

@@ -72,7 +72,10 @@ class BudgetTransport(httpx.AsyncBaseTransport):
             lambda: self._send(request, payment),
             lambda text: NotSentError(text, request=request),
         )
-        return await _report(response, payment)
+        if needs_body(response.status_code):
+            return await _report_refusal(response, payment)
+        payment.report(response.status_code, response.headers)
+        return response
 
     async def _send(self, request: httpx.Request, payment: Payment) -> httpx.Response:
         """Send a request, and ask the budget again once the request has its connection."""
@@ -118,24 +121,23 @@ def _confirm(payment: Payment) -> None:
         raise HeldBackError
 
 
-async def _report(response: httpx.Response, payment: Payment) -> httpx.Response:
-    """Report an answer; the body of a refusal is read, and given on to be read again."""
+async def _report_refusal(response: httpx.Response, payment: Payment) -> httpx.Response:
+    """Read the body of a refusal, report it, and give it on to be read again."""
     status, body = response.status_code, b""
     try:
-        if needs_body(status):
-            raw = b"".join([part async for part in response.aiter_raw()])
-            response = httpx.Response(
-                status,
-                headers=response.headers,
-                stream=httpx.ByteStream(raw),
-                extensions=response.extensions,
-            )
-            body = _decoded(response, raw)
+        raw = b"".join([part async for part in response.aiter_raw()])
+        response = httpx.Response(
+            status,
+            headers=response.headers,
+            stream=httpx.ByteStream(raw),
+            extensions=response.extensions,
+        )
+        body = _decoded(response, raw)
     except BaseException:
         await response.aclose()
         raise
     finally:
-        await payment.report(status, response.headers, body)
+        await payment.report_refusal(status, response.headers, body)
     return response
 
 

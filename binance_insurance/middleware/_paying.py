@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from msgspec.structs import replace
 
 from ..budget.exchange import exchange_of
+from ..budget.refusals import BANNED, TOO_MANY_REQUESTS
 from ..budget.report import Report, read_report, used_weight_header
 from ..errors import InsuranceError
 from ..weights import Facts, look_up
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_OK, _BANNED, _TOO_MANY = 200, 418, 429
-_REFUSED = frozenset({_BANNED, _TOO_MANY})
+_OK = 200
+_REFUSED = frozenset({TOO_MANY_REQUESTS, BANNED})
 _ORDERS = frozenset({"POST", "PUT", "DELETE"})
 _KNOWN_ORIGINS = 256
 
@@ -117,6 +118,7 @@ class Payment:
         "_facts",
         "_header",
         "_lease",
+        "_number",
         "_price",
         "_prices",
         "_timeout",
@@ -140,6 +142,7 @@ class Payment:
         self._timeout = timeout
         self._deadline: float | None = None
         self._lease: Lease | None = None
+        self._number = 0
         self._before: Used | None = None
 
     async def pay_for(
@@ -172,7 +175,9 @@ class Payment:
         """
         self.sent = False
         while self._lease is None:
-            weight = self._price.charge(self._budget.capacity)
+            weight = self._price.weight
+            if self._price.raised:
+                weight = self._price.charge(self._budget.capacity)
             if self._price.open:
                 self._lease = await self._take_unless_learned(weight)
             else:
@@ -210,11 +215,13 @@ class Payment:
     def confirm(self) -> bool:
         """Return whether it may be sent now, and count it as sent from now on."""
         self.sent = self._budget.confirm(self._held())
-        self._before = self._prices.used
+        prices = self._prices
+        prices.sent += 1
+        self._number, self._before = prices.sent, prices.used
         return self.sent
 
-    async def report(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Record an answer; of a refusal, until other processes can know it."""
+    def report(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
+        """Record an answer; `needs_body` says whether the body matters."""
         lease, facts = self._held(), self._facts
         report = read_report(status, headers, body, weight_header=self._header, wall=time())
         if facts.header == "inaccurate":
@@ -224,8 +231,12 @@ class Payment:
         self._learn(report, lease)
         self._lease = None
         self._budget.settle(lease, report)
-        if status in _REFUSED:
-            await self._budget.recorded(lease)
+
+    async def report_refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Record an answer, and wait until other processes can know it."""
+        lease = self._held()
+        self.report(status, headers, body)
+        await self._budget.recorded(lease)
 
     def end(self, *, sent: bool | None = None) -> None:
         """End without an answer: it counts as lost if it was sent, else its weight is back.
@@ -244,17 +255,18 @@ class Payment:
     def _learn(self, report: Report, lease: Lease) -> None:
         """Learn what such a request weighs; called before the report is recorded."""
         prices, price, before = self._prices, self._price, self._before
-        if report.used_weight is None or report.date is None or report.status == _BANNED:
+        used = prices.read(report)
+        if used is None:
             return
-        used = Used(report.used_weight, report.date)
-        bound = prices.bound(before, used)
-        if bound is not None and before is not None and report.status == _OK:
-            alone = price.needs(bound) and self._was_alone(before, lease)
-            price.learn(bound, alone=alone)
+        if report.status == _OK and before is not None and before.window == used.window:
+            bound = used.weight - before.weight
+            price.learn(bound, alone=price.needs(bound) and self._was_alone(before, lease))
         prices.note(used)
 
     def _was_alone(self, before: Used, lease: Lease) -> bool:
         """Return whether the budget counts nothing but this request since `before`."""
+        if self._number != self._prices.sent:
+            return False
         state = self._budget.state()
         left = state.limit - state.reserve - before.weight - lease.weight
         return 0 < left == state.available

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..budget.refusals import BANNED
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..budget import Report
     from ..weights import Facts
 
 _ENOUGH = 3  # so many measurements in a row, each with nothing else in flight, are believed
@@ -19,10 +22,10 @@ _MOST_PRICES = 1_000  # kinds of requests that are remembered
 
 
 class Used(NamedTuple):
-    """Used weight that an answer has reported, and the answer's date in seconds since 1970."""
+    """Used weight that an answer has reported, and the number of the window of its date."""
 
     weight: int
-    date: float
+    window: float
 
 
 class Price:
@@ -43,14 +46,17 @@ class Price:
         self._alone: deque[int] = deque(maxlen=_ENOUGH)
         self._waiting: dict[Callable[[], None], None] = {}
 
+    @property
+    def raised(self) -> bool:
+        """Whether answers have shown more than what it is charged at first."""
+        return self.weight > self._at_first
+
     def charge(self, capacity: int) -> int:
         """Return what to charge where a window has room for `capacity`.
 
         What was learned may be too much, since others add to it. It is no reason never to send.
         """
-        if self.weight <= self._at_first:
-            return self.weight
-        return max(self._at_first, min(self.weight, capacity))
+        return max(self._at_first, min(self.weight, capacity)) if self.raised else self.weight
 
     def needs(self, bound: int) -> bool:
         """Return whether it matters that nothing else was in flight beside a request."""
@@ -60,9 +66,11 @@ class Price:
         """Learn from one answer.
 
         Args:
-            bound: upper bound of what its request weighs.
+            bound: upper bound of what its request weighs; below 0 if it is none.
             alone: whether it is a measurement: nothing else of the budget came in between.
         """
+        if bound < 0 or not (self.open or alone or self._alone):
+            return
         if self.open:
             self._lowest = tuple(sorted((*self._lowest, bound)))[:2]
         if bound <= self._least:
@@ -92,17 +100,17 @@ class Prices:
 
     Args:
         interval: seconds of the budget's window.
+
+    Attributes:
+        sent: so many requests were sent.
+        used: the highest used weight of the newest window that an answer was of.
     """
 
     def __init__(self, interval: int) -> None:
+        self.sent = 0
         self._interval = interval
         self._prices: dict[tuple[str, int, int], Price] = {}
-        self._used: Used | None = None
-
-    @property
-    def used(self) -> Used | None:
-        """The highest used weight of the newest window that an answer was of."""
-        return self._used
+        self.used: Used | None = None
 
     def of(self, facts: Facts) -> Price:
         """Return the price of a request."""
@@ -114,20 +122,19 @@ class Prices:
             price = self._prices[key] = Price(facts)
         return price
 
-    def bound(self, before: Used | None, after: Used) -> int | None:
-        """Return the upper bound that two answers give; None unless they are of one window."""
-        if before is None or not self._same_window(before, after) or after.weight < before.weight:
+    def read(self, report: Report) -> Used | None:
+        """Return the used weight that an answer reports, if it can be compared with others."""
+        weight, date = report.used_weight, report.date
+        if weight is None or date is None or report.status == BANNED:
             return None
-        return after.weight - before.weight
+        return Used(weight, date // self._interval)
 
     def note(self, used: Used) -> None:
         """Note what an answer reported."""
-        last = self._used
-        if last is not None and self._same_window(last, used):
-            if used.weight > last.weight:
-                self._used = used
-        elif last is None or used.date > last.date:
-            self._used = used
-
-    def _same_window(self, one: Used, other: Used) -> bool:
-        return one.date // self._interval == other.date // self._interval
+        last = self.used
+        if (
+            last is None
+            or used.window > last.window
+            or (used.window == last.window and used.weight > last.weight)
+        ):
+            self.used = used

@@ -151,14 +151,17 @@ class _Call:
 
     def report(self, response: Response) -> None:
         """Report an answer; the body of a refusal is read, and kept to be read again."""
+        status, headers, payment = response.status_code, response.headers, self._payment
+        if not needs_body(status):
+            self._run(_do(lambda: payment.report(status, headers)))
+            return
         body = b""
         try:
-            if needs_body(response.status_code):
-                body = response.content
+            body = response.content
         except requests.RequestException:
             pass  # the program reads it again, and gets an error too
         finally:
-            self._run(self._payment.report(response.status_code, response.headers, body))
+            self._run(payment.report_refusal(status, headers, body))
 
     def _confirm(self) -> None:
         """Ask the budget again, now that the request has its connection.
