@@ -16,6 +16,7 @@ from . import ROOT
 MODULES = [
     "binance_insurance",
     "binance_insurance.budget",
+    "binance_insurance.changes",
     "binance_insurance.sandbox",
     "binance_insurance.weights",
 ]
