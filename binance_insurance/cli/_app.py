@@ -75,6 +75,7 @@ class Scenario(StrEnum):
 
     DOCUMENTED = "documented"
     MARKET = "market"
+    REGROUPING = "regrouping"
 
 
 BaseUrl = Annotated[

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ._accounting import SeenRequest
 from ._faults import Fault
-from ._scenarios import Documented, Market, Scenario
+from ._scenarios import Documented, Market, Regrouping, Scenario
 from ._server import Sandbox
 
-__all__ = ["Documented", "Fault", "Market", "Sandbox", "Scenario", "SeenRequest"]
+__all__ = ["Documented", "Fault", "Market", "Regrouping", "Sandbox", "Scenario", "SeenRequest"]

@@ -10,12 +10,27 @@ from random import Random
 import msgspec
 
 from ..models import AssetBalance, InsurancePool
+from ._faults import Fault
 
 _CENTS = Decimal("0.00000001")
 _CHINESE = ("币安人生", "龙马", "我踏马来了", "哈基米", "客服小何")
 _DELIVERIES = ("261225", "270326")
 _LETTERS = "ABCDEFGHIJKLMNOPRSTUVWXYZ"
 _MAJORS = ("BTC", "ETH", "BNB")
+_HOURS = 24
+# What each of six pools covers from an hour of the day on; one that covers nothing is not there.
+_GROUPINGS = (
+    (0, "BTC ETH BNB", "SOL XRP ADA DOGE", "LINK AVAX DOT", "OM", "TRX LTC", ""),
+    (3, "BTC ETH BNB", "SOL XRP ADA", "LINK AVAX DOT DOGE", "OM", "TRX LTC", ""),  # a move
+    (6, "BTC ETH BNB", "SOL XRP ADA", "LINK AVAX DOT DOGE", "OM HYPE", "TRX LTC", ""),  # a listing
+    (9, "BTC ETH BNB", "SOL XRP ADA", "LINK AVAX DOT DOGE", "OM HYPE", "TRX", "LTC"),  # a split
+    (13, "BTC ETH BNB XRP", "SOL ADA", "LINK AVAX DOT DOGE", "OM HYPE", "TRX", "LTC"),  # unseen
+    (16, "BTC ETH BNB XRP", "SOL ADA", "LINK AVAX DOT DOGE", "OM", "TRX", "LTC"),  # a delisting
+    (18, "BTC ETH BNB XRP", "SOL ADA", "LINK AVAX DOT DOGE", "OM LTC", "TRX", ""),  # a merger
+    (21, "BTC ETH BNB", "SOL XRP ADA DOGE", "LINK AVAX DOT", "OM", "TRX LTC", ""),  # as before
+)
+_OUTAGE = range(12, 14)  # hours
+_UPDATE_HOURS = 4
 
 
 class Scenario(ABC):
@@ -24,6 +39,13 @@ class Scenario(ABC):
     @abstractmethod
     def pools(self, at: float) -> tuple[InsurancePool, ...]:
         """Return the pools at a time, in seconds since 1970 by the exchange's clock."""
+
+    def fault(self, at: float) -> Fault | None:
+        """Return how the exchange fails at a time; None, which is the default: it does not.
+
+        A fault that the sandbox was given goes first.
+        """
+        return None
 
 
 class Documented(Scenario):
@@ -112,3 +134,57 @@ class Market(Scenario):
     def _moved(self, base: Decimal, pool: int, asset: str, step: int) -> Decimal:
         chance = Random(f"{self._seed}/{pool}/{asset}/{step}")  # noqa: S311
         return (base * Decimal(chance.uniform(0.98, 1.02))).quantize(_CENTS)
+
+
+class Regrouping(Scenario):
+    """A day of an exchange in a minute: pools are updated, regrouped, listed, delisted, not there.
+
+    Args:
+        seed: the same seed gives the same exchange at the same times.
+        day: seconds of a day. Days begin at multiples of it since 1970 by the exchange's clock.
+
+    Each pool is updated every fourth hour. A symbol takes its part of the balance with it. At 3
+    o'clock a symbol moves, at 6 one is listed, at 9 a pool is split, at 12 the exchange answers 503
+    for two hours, in which another symbol moves, at 16 the listed one is delisted, at 18 two pools
+    are merged, and at 21 all is grouped as at first.
+    """
+
+    def __init__(self, seed: int = 0, *, day: float = 60.0) -> None:
+        self._seed = seed
+        self._hour = day / _HOURS
+        self._now = -1
+        self._pools: tuple[InsurancePool, ...] = ()
+
+    def pools(self, at: float) -> tuple[InsurancePool, ...]:
+        """Return the pools at a time; the same object for an hour."""
+        now = int(at // self._hour)
+        if now != self._now:
+            midnight = now - now % _HOURS
+            began, *groups = next(each for each in reversed(_GROUPINGS) if each[0] <= now % _HOURS)
+            self._pools = tuple(
+                self._pool(group.split(), number, now, midnight + began)
+                for number, group in enumerate(groups)
+                if group
+            )
+            self._now = now
+        return self._pools
+
+    def fault(self, at: float) -> Fault | None:
+        """Return a 503 from 12 to 14 o'clock."""
+        if int(at // self._hour) % _HOURS in _OUTAGE:
+            return Fault.of_status(503, b"Service Unavailable.", counted=False)
+        return None
+
+    def _pool(self, bases: list[str], number: int, now: int, grouped: int) -> InsurancePool:
+        updated = now - (now - number) % _UPDATE_HOURS
+        time = int(max(updated, grouped) * self._hour * 1000)
+        change = Decimal(Random(f"{self._seed}/{number}/{updated}").uniform(0.9, 1.05))  # noqa: S311
+        total = sum(map(self._part, bases), Decimal(0))
+        assets = [AssetBalance("USDT", (total * change).quantize(_CENTS), time)]
+        if number == 0:
+            assets.append(AssetBalance("BTC", Decimal("61.73143554"), time))
+        return InsurancePool(tuple(f"{base}USDT" for base in bases), tuple(assets))
+
+    def _part(self, base: str) -> Decimal:
+        """Return what a pool holds for a symbol, in USDT, before changes."""
+        return Decimal(10 ** Random(f"{self._seed}/{base}").uniform(5.5, 8.0))  # noqa: S311

@@ -17,7 +17,7 @@ from ._accounting import Accounting, SeenRequest
 from ._bodies import Asked
 from ._endpoints import ENDPOINTS, OTHER, Endpoint, Reported, Symbol
 from ._faults import Fault, FaultKind
-from ._scenarios import Documented, Market, Scenario
+from ._scenarios import Documented, Market, Regrouping, Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
     from ..models import InsurancePool
 
-_SCENARIOS: dict[str, type[Scenario]] = {"documented": Documented, "market": Market}
+_SCENARIOS: dict[str, type[Scenario]] = {
+    "documented": Documented,
+    "market": Market,
+    "regrouping": Regrouping,
+}
 _LETTERS = {1: "S", 60: "M", 3_600: "H", 86_400: "D"}
 _NAMES = {1: "SECOND", 60: "MINUTE", 3_600: "HOUR", 86_400: "DAY"}
 _WORTH_COMPRESSING = 1024
@@ -40,7 +44,8 @@ class Sandbox:
 
     Args:
         scenario: `"documented"` (the pools of the exchange's documentation), `"market"` (about
-            900 symbols in 60 pools, with balances that change) or your own `Scenario`.
+            900 symbols in 60 pools, with balances that change), `"regrouping"` (a day in a minute:
+            pools are regrouped, listed, delisted, and the exchange fails) or your own `Scenario`.
         limit: request weight that the IP is granted in one window.
         interval: seconds of a window, a whole number.
         snapshot_weight: weight of the snapshot request, the one without `symbol`.
@@ -69,7 +74,7 @@ class Sandbox:
 
     def __init__(
         self,
-        scenario: Literal["documented", "market"] | Scenario = "documented",
+        scenario: Literal["documented", "market", "regrouping"] | Scenario = "documented",
         *,
         limit: int = 2400,
         interval: int = 60,
@@ -248,7 +253,8 @@ class Sandbox:
         """Count a request, decide its verdict, and send the answer that belongs to the verdict."""
         now = self.now
         faults = self._faults_of(_name(request))
-        if faults and not faults[0].counted:
+        fault = faults[0] if faults else self._scenario.fault(now)
+        if fault is not None and not fault.counted:
             weight = 0
         endpoint = request.path.rpartition("/")[2]
         seen = self.accounting.request(endpoint, symbol, weight, now, request.method)
@@ -259,7 +265,7 @@ class Sandbox:
         if seen.verdict != web.HTTPOk.status_code:
             headers |= self._refusal_headers(seen)
             return self._response(request, seen.verdict, self._refusal(seen), headers)
-        fault = faults.popleft() if faults else None
+        fault = faults.popleft() if faults else self._scenario.fault(now)
         status, body = content(now)
         if fault is None:
             return self._response(request, status, body, headers)
