@@ -262,21 +262,37 @@ def _pair(old: _Grouping, new: _Grouping) -> dict[int, int]:
     Most shared symbols first; ties: the larger share of the later pool's symbols, the order of the
     later pools, the order of the earlier pools.
     """
+    origin = _unchanged(old, new)
+    taken = set(origin.values())
     ranked = [
         (shared, len(symbols), here, there)
         for here, symbols in enumerate(new.symbols)
+        if here not in origin
         for there, shared in old.shared(symbols)
     ]
     # Sorting is stable, and fastest with one number as the key.
     ranked.sort(key=itemgetter(1))
     ranked.sort(key=itemgetter(0), reverse=True)
-    origin: dict[int, int] = {}
-    taken: set[int] = set()
     for _, _, here, there in ranked:
         if here not in origin and there not in taken:
             origin[here] = there
             taken.add(there)
     return origin
+
+
+def _unchanged(old: _Grouping, new: _Grouping) -> dict[int, int]:
+    """Return the pairs with equal symbols: no other pool shares a symbol with them.
+
+    It saves most of the time. Where two pools name a symbol, others may share symbols with them.
+    """
+    if old.more or new.more:
+        return {}
+    pairs: dict[int, int] = {}
+    for here, pool in enumerate(new.pools):
+        there = old.home.get(pool.symbols[0]) if pool.symbols else None
+        if there is not None and old.symbols[there] == new.symbols[here]:
+            pairs[here] = there
+    return pairs
 
 
 def _compare(
