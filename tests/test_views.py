@@ -34,7 +34,7 @@ def test_a_view_grants_up_to_its_own_reserve(place: Place) -> None:
         held = [await low.acquire(10), await one.acquire(20), await high.acquire(10)]
         for budget, weight in ((low, 1), (one, 1), (high, 1), (low, 71)):
             with pytest.raises(BudgetTimeoutError):
-                await budget.acquire(weight, timeout=1)
+                await budget.acquire(weight, timeout=0.05)
         assert [low.confirm(lease) for lease in held] == [False, False, True], "strict priority"
         for lease in held:
             low.settle(lease, place.report(100))

@@ -28,6 +28,7 @@ from binance_insurance.sandbox import Fault, Sandbox, Scenario
 from binance_insurance.watch import Watch
 
 from .conftest import loop_time, wall_time
+from .scale import sample
 
 UPDATED = 1745366402000
 
@@ -112,8 +113,9 @@ async def test_a_snapshot_to_compare_the_first_update_with(world: World) -> None
     assert (first.missed, first.since) == (0, None)
 
 
+@pytest.mark.campaign
 async def test_a_thousand_ticks_neither_drift_nor_miss(world: World) -> None:
-    random, every, ticks = Random(7), 20.0, 1000
+    random, every, ticks = Random(7), 20.0, sample(200, 1000)
     async with watching(world, every) as updates:
         start, answer, late = wall_time(), 0.0, 0.0
         for tick in range(ticks):

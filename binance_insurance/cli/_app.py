@@ -23,6 +23,7 @@ from ._errors import INTERRUPTED, NETWORK, NO_OUTPUT, USAGE, Group, exit_code, l
 from ._streams import guard_streams, say
 from ._waiting import long_waits_shown
 from ._warnings import outage_said
+from ._watching import follow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -68,6 +69,13 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     CSV = "csv"
+
+
+class WatchFormat(StrEnum):
+    """Output formats of what moves."""
+
+    TEXT = "text"
+    JSONL = "jsonl"
 
 
 class Scenario(StrEnum):
@@ -190,6 +198,40 @@ def limits(
 
     local = Scenario.DOCUMENTED if sandbox else None
     _run(_with_client(show, _base_url(context, base_url), budget, local))
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    symbols: Annotated[
+        list[str] | None, typer.Argument(help="Symbols whose pools to watch; default: every pool.")
+    ] = None,
+    *,
+    every: Annotated[
+        float | None,
+        typer.Option(help="Seconds between two looks.", metavar="S", show_default="60; sandbox: 1"),
+    ] = None,
+    format: Annotated[
+        WatchFormat, typer.Option("--format", "-f", help="Output format.")
+    ] = WatchFormat.TEXT,
+    base_url: BaseUrl = DEFAULT_URL,
+    budget: Budget = None,
+    sandbox: UseSandbox = False,
+    scenario: Annotated[
+        Scenario | None,
+        typer.Option(help="Pools of the local exchange.", show_default="regrouping"),
+    ] = None,
+) -> None:
+    """Print what moves, one line for each change, until Ctrl-C."""
+    if scenario is not None and not sandbox:
+        raise typer.BadParameter("works only with --sandbox", param_hint="--scenario")
+    seconds = (1.0 if sandbox else 60.0) if every is None else every
+
+    async def show(client: InsuranceClient) -> None:
+        await follow(client, seconds, symbols or None, as_json=format is WatchFormat.JSONL)
+
+    local = (scenario or Scenario.REGROUPING) if sandbox else None
+    _run(_with_client(show, _base_url(context, base_url), budget, local), interrupted=0)
 
 
 @app.command()
