@@ -20,6 +20,7 @@ from msgspec import Struct
 from yarl import URL
 
 from ._ended import end_connection, end_generator
+from ._text import one_line, without_password
 from ._timeouts import Timeouts
 from .errors import ConnectError, RequestTimeoutError, TransportError
 
@@ -84,7 +85,8 @@ class Transport:
     ) -> None:
         url = URL(base_url)
         if url.scheme not in {"http", "https"} or not url.host:
-            raise ValueError(f"base_url must be an http or https URL, not {base_url!r}")
+            shown = one_line(without_password(base_url))
+            raise ValueError(f"base_url must be an http or https URL, not {shown!r}")
         self._api = url.with_query(None).with_fragment(None) / "fapi/v1"
         self._url = lru_cache(maxsize=4096)(self._build_url)
         self._session = session

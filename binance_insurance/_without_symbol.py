@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .budget import WeightBudget
 
 _PINGS = 3  # answers without a used weight that a budget wants to see before it does without
+_ROLLOVER_SHARE = 60  # a window rolls over a sixtieth of it after the exchange's date has turned
 _PAUSE_SHARE = 4  # before further ones it waits for up to a quarter of a window
 
 
@@ -63,7 +64,7 @@ class WithoutSymbol:
 
     async def _send_snapshot(self, request: SharedRequest[Any]) -> Outcome:
         """Send the snapshot request, but no heavy one as the probe: a light one goes first."""
-        attempts, pings = self._attempts, 0
+        attempts, pings, early = self._attempts, 0, False
         while True:
             weight = self._knowledge.snapshot_weight
             lease = await attempts.acquire(weight, request)
@@ -76,12 +77,21 @@ class WithoutSymbol:
             if pings >= _PINGS:
                 # Their answers bring no trust, or clients that all send one leave too little for
                 # what follows: then chance lets one of them be first.
-                pause = self._budget.interval / _PAUSE_SHARE
-                request.waiting = True
-                await self._runtime.sleep(self._runtime.random() * pause)
-                request.waiting = False
+                await self._pause(self._runtime.random() / _PAUSE_SHARE, request)
+            elif early:
+                await self._pause(1 / _ROLLOVER_SHARE, request)
             lease = await attempts.acquire(LIGHT, request)
             if not lease.number:  # another request has gone first meanwhile
                 self._budget.release(lease)
-            elif await attempts.send(PING, lease, request) is not None:
+                continue
+            pinged = await attempts.send(PING, lease, request)
+            if pinged is not None:
                 pings += 1
+                # Where it reports and is not believed, a window is about to roll over.
+                early = pinged.report.used_weight is not None
+
+    async def _pause(self, share: float, request: SharedRequest[Any]) -> None:
+        """Wait for a part of a window, as if for weight."""
+        request.waiting = True
+        await self._runtime.sleep(share * self._budget.interval)
+        request.waiting = False

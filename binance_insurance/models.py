@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, overload
 from msgspec import Meta, Struct
 
 from ._pydantic import PydanticStruct
+from ._text import one_line, printable
 from .errors import AssetNotHeldError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class InsurancePool(PydanticStruct, frozen=True, gc=False, eq=False, rename="cam
         held = self.get(asset)
         if held is None:
             raise AssetNotHeldError(
-                f"the pool of {_first(self.symbols)} holds no {asset!s:.40}, but "
+                f"the pool of {_first(self.symbols)} holds no {one_line(str(asset), 40)}, but "
                 + _first(each.asset for each in self.assets)
             )
         return held
@@ -144,8 +145,10 @@ class InsurancePool(PydanticStruct, frozen=True, gc=False, eq=False, rename="cam
     @overload
     def get(self, asset: str, default: T) -> Decimal | T: ...
 
-    def get(self, asset: str, default: object = None) -> object:
+    def get(self, asset: object, default: object = None) -> object:
         """Return the balance of an asset, in units of that asset; `default` if it is not held."""
+        if not isinstance(asset, str):
+            return default
         for held in self.assets:
             if held.asset == asset:
                 return held.margin_balance
@@ -337,7 +340,7 @@ def _iso(time: datetime) -> str:
 
 def _first(texts: Iterable[str]) -> str:
     """Join the first texts, as far as they fit, and say how many more there are."""
-    all_texts = list(texts)
+    all_texts = [printable(text) for text in texts]
     shown, length = 0, 0
     for text in all_texts:
         length += len(text) + 2

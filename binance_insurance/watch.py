@@ -84,16 +84,16 @@ class _Asked(Struct, frozen=True):
     """The last update, and the tick that brought it."""
 
     tick: int
-    at: float  # local monotonic time of the answer
+    asked_at: float  # local monotonic time
+    at: float  # that of the answer
     update: Update
 
 
-class _Blind(Struct):
-    """Ticks that have failed since the last update."""
+class _Failed(Struct, frozen=True):
+    """The last tick that failed, and when it is asked again."""
 
     tick: int
     again_at: float
-    since: datetime
     error: InsuranceError
 
 
@@ -114,15 +114,11 @@ class Watch:
         symbols: Iterable[str] | None,
         since: InsuranceSnapshot | None,
     ) -> None:
-        if not 0 < every < inf:
-            raise ValueError(f"every must be a positive number of seconds, not {every}")
-        if isinstance(symbols, str):
-            raise TypeError("symbols must be several symbols, not a str")
-        self._symbols: Sequence[str] | None = None
-        if symbols is not None:
-            self._symbols = list(dict.fromkeys(map(normalise_symbol, symbols)))
-            if not self._symbols:
-                raise ValueError("symbols must name at least one symbol; None watches all pools")
+        if type(every) not in {int, float} or not 0 < every < inf:
+            raise ValueError(f"every must be a positive number of seconds, not {every!r}")
+        if not isinstance(since, (InsuranceSnapshot, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"since must be an InsuranceSnapshot, not {type(since).__name__}")
+        self._symbols = None if symbols is None else _normalised(symbols)
         self._client = client
         self._runtime = runtime
         self._every = every
@@ -130,24 +126,27 @@ class Watch:
         self._known: set[str] = set()  # of the symbols
         self._start: float | None = None
         self._last: _Asked | None = None
-        self._blind: _Blind | None = None
+        self._failed: _Failed | None = None
         self._scope: asyncio.Timeout | None = None  # of the step under way
         self._closed = False
 
     @property
     def status(self) -> WatchStatus:
         """Whether it observes, and if not, since when and why."""
-        last, blind = self._last, self._blind
-        done = -1 if last is None else last.tick
-        passed = self._newest() - done
+        last, failed, newest = self._last, self._failed, self._newest()
+        first = 0 if last is None else last.tick + 1  # that has brought nothing yet
+        # The newest tick may still bring something, unless it has failed.
+        missed = newest - first + (failed is not None and failed.tick == newest)
         return WatchStatus(
             observed_at=None if last is None else last.update.observed_at,
-            missed=max(0, passed if blind is not None else passed - 1),
-            blind_since=None if blind is None else blind.since,
-            error=None if blind is None else blind.error,
+            missed=max(0, missed),
+            blind_since=self._due(first) if missed > 0 else None,
+            error=None if failed is None else failed.error,
         )
 
     async def __aenter__(self) -> Self:
+        if self._closed:
+            raise RuntimeError("this watch has ended; make another")
         return self
 
     async def __aexit__(
@@ -181,15 +180,16 @@ class Watch:
             self._start = self._runtime.monotonic()
         while True:
             await self._wait()
-            tick = self._newest()
+            tick, asked_at = self._newest(), self._runtime.monotonic()
             try:
                 snapshot = await self._ask()
             except InsuranceError as error:
                 if isinstance(error, (ClientClosedError, InvalidSymbolError)):
                     raise
-                self._fail(tick, error)
+                again_at = self._runtime.monotonic() + min(self._every, _LONGEST_PAUSE)
+                self._failed = _Failed(tick, again_at, error)
             else:
-                return self._observe(tick, snapshot)
+                return self._observe(tick, asked_at, snapshot)
 
     def _newest(self) -> int:
         """Return the number of the newest tick that is due; -1 before the first."""
@@ -205,8 +205,8 @@ class Watch:
             done = -1 if self._last is None else self._last.tick
             if tick <= done:
                 until = start + (done + 1) * every
-            elif self._blind is not None and self._blind.tick == tick:
-                until = min(self._blind.again_at, start + (tick + 1) * every)
+            elif self._failed is not None and self._failed.tick == tick:
+                until = min(self._failed.again_at, start + (tick + 1) * every)
                 if until - now <= _EARLY * every:
                     return
             else:
@@ -229,25 +229,23 @@ class Watch:
                 raise pool
         self._known.update(symbol for pool in pools for symbol in pool.symbols)
         times = [pool.observed_at for pool in pools if pool.observed_at is not None]
-        seen = min(times, default=self._exchange_time().replace(microsecond=0))
+        now = self._exchange_time(self._runtime.monotonic())
+        seen = min(times, default=now.replace(microsecond=0))
         return InsuranceSnapshot(tuple(pools), seen, complete=False)
 
-    def _fail(self, tick: int, error: InsuranceError) -> None:
-        now, blind = self._runtime.monotonic(), self._blind
-        since = self._exchange_time() if blind is None else blind.since
-        again_at = now + min(self._every, _LONGEST_PAUSE)
-        self._blind = _Blind(tick, again_at, since, error)
-
-    def _observe(self, tick: int, snapshot: InsuranceSnapshot) -> Update:
+    def _observe(self, tick: int, asked_at: float, snapshot: InsuranceSnapshot) -> Update:
         now, last = self._runtime.monotonic(), self._last
         missed = tick - 1 - (-1 if last is None else last.tick)
         since = None
         if last is not None:
             since = last.update.observed_at
-            missed += self._hidden_ticks(snapshot.observed_at - since, now - last.at)
+            # The exchange answered at some time between question and answer.
+            missed += self._hidden_ticks(snapshot.observed_at - since, now - last.asked_at)
         changes = () if self._before is None else diff(self._before, snapshot)
-        update = Update(snapshot, changes, snapshot.observed_at, missed, None if missed else since)
-        self._last, self._before, self._blind = _Asked(tick, now, update), snapshot, None
+        seen = snapshot.observed_at
+        update = Update(snapshot, changes, seen, missed, None if missed else since)
+        self._last, self._before = _Asked(tick, asked_at, now, update), snapshot
+        self._failed = None
         return update
 
     def _hidden_ticks(self, passed: timedelta, locally: float) -> int:
@@ -255,9 +253,25 @@ class Watch:
         hidden = passed.total_seconds() - locally
         return floor(hidden / self._every + 0.5) if hidden > _DATE_STEP else 0
 
-    def _exchange_time(self) -> datetime:
-        """Return the time by the exchange's clock, as far as it is known."""
+    def _due(self, tick: int) -> datetime:
+        """Return when a tick was due, by the exchange's clock as far as it is known."""
+        return self._exchange_time((self._start or 0.0) + tick * self._every)
+
+    def _exchange_time(self, at: float) -> datetime:
+        """Return the time by the exchange's clock, as far as it is known, at a local time."""
         if self._last is None:
-            return datetime.fromtimestamp(self._runtime.wall(), UTC)
-        passed = self._runtime.monotonic() - self._last.at
-        return self._last.update.observed_at + timedelta(seconds=passed)
+            known_at, known = self._runtime.monotonic(), self._runtime.wall()
+            return datetime.fromtimestamp(known + at - known_at, UTC)
+        return self._last.update.observed_at + timedelta(seconds=at - self._last.at)
+
+
+def _normalised(symbols: Iterable[str]) -> Sequence[str]:
+    if isinstance(symbols, str):
+        raise ValueError("symbols must be several symbols, not a str")
+    try:
+        names = list(dict.fromkeys(map(normalise_symbol, symbols)))
+    except TypeError as error:
+        raise ValueError(f"symbols must be strings: {error}") from error
+    if not names:
+        raise ValueError("symbols must name at least one symbol; None watches all pools")
+    return names

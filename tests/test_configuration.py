@@ -484,3 +484,10 @@ def test_a_budget_out_of_reach_is_logged_once_in_an_outage(
     assert {each.name for each in caplog.records} == {"binance_insurance.budget"}
     assert {each.levelname for each in caplog.records} == {"WARNING"}
     assert all("b.sqlite cannot be used" in each.getMessage() for each in caplog.records)
+
+
+@pytest.mark.parametrize("url", ["ftp://us:s3cret@127.0.0.1:1", "us:s3cret@h"])
+def test_a_client_s_url_that_is_none_shows_no_password(url: str) -> None:
+    with pytest.raises(ValueError, match="base_url") as caught:
+        InsuranceClient(url)
+    assert "s3cret" not in str(caught.value)

@@ -199,3 +199,21 @@ async def test_light_requests_that_bring_no_trust_become_rare(
             await client.fetch_snapshot(timeout=50)
     assert loop_time() == pytest.approx(50, abs=0.1)
     assert weights(exchange) == [1] * 3 + [1] * 3, "up to a quarter of a minute apart"
+
+
+async def test_at_the_very_start_of_a_window_a_snapshot_waits_for_its_rollover_alone(
+    runtime: Runtime,
+) -> None:
+    def clock() -> float:  # 0.3 s into a minute
+        return EPOCH - EPOCH % 60 + 0.3 + loop_time()
+
+    budget = LocalBudget(runtime=runtime)
+    async with (
+        Sandbox("market", clock=clock) as exchange,
+        InsuranceClient(exchange.url, budget=budget, runtime=runtime) as client,
+    ):
+        await client.fetch_snapshot()
+        await asyncio.sleep(60 - loop_time())
+        began = loop_time()
+        await client.fetch_snapshot()
+        assert loop_time() - began <= 3, "not a part of a window by chance"

@@ -289,3 +289,27 @@ def test_headers_are_read_in_any_case(case: Any) -> None:
     refused = {case("Retry-After"): "5"}
     assert Report.from_response(429, refused, b"{}").retry_after == 5.0
     assert Report.from_response(200, {"x-mbx-used-weight-2s": "9"}, interval=2).used_weight == 9
+
+
+@pytest.mark.parametrize("body", ["text", None, bytearray(b"text")])
+async def test_a_refusal_counts_whatever_type_its_body_has(body: Any) -> None:
+    budget = LocalBudget()
+    async with budget.spend() as spending:
+        spending.report(418, {"Retry-After": "60"}, body)
+    assert budget.state().banned_until is not None
+
+
+async def test_what_is_no_answer_is_refused_at_once_not_with_the_first_ban() -> None:
+    async with LocalBudget().spend() as spending:
+        for status, body in (("200", b""), (200, 5), (None, b"")):
+            wrong: Any = (status, {}, body)
+            with pytest.raises(TypeError, match="must be"):
+                spending.report(*wrong)
+        no_report: Any = {"status": 418}
+        with pytest.raises(TypeError, match="Report"):
+            spending.settle(no_report)
+
+
+def test_a_count_below_0_reports_nothing() -> None:
+    limit = {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "count": -5}
+    assert Report.from_message({"status": 200, "rateLimits": [limit]}) == Report(200)

@@ -182,8 +182,18 @@ def test_an_asset_is_found_in_either_case() -> None:
     for error in (InsuranceError, KeyError):
         with pytest.raises(error, match=r"^the pool of BTCUSDT holds no doge, but USDT, BNFCR$"):
             one.balance("doge")
+    no_asset: Any = 5
+    assert one.get(no_asset, 7) == 7
     with pytest.raises(AssetNotHeldError):
-        one.balance("doge")
+        one.balance(no_asset)
+
+
+def test_what_comes_from_outside_is_shown_as_text() -> None:
+    one = InsurancePool(("\x1b[31mBTC\nX",), (AssetBalance("US\x07DT", Decimal(1), UPDATED),))
+    with pytest.raises(AssetNotHeldError) as caught:
+        one.balance("\x1b[2J")
+    for text in (str(caught.value), repr(one), repr(InsuranceSnapshot((one,), NOON))):
+        assert text.isprintable()
 
 
 def test_what_is_no_symbol_is_not_there() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,8 @@ place = test_budgets.place  # a fixture: 100 per minute, of which 10 are left to
 
 async def test_a_reserve_is_from_0_to_below_the_limit() -> None:
     budget = LocalBudget(100, reserve=10)
-    for reserve in (-1, 100, 101):
+    wrong: list[Any] = [-1, 100, 101, 1.5, True, None, "5"]
+    for reserve in wrong:
         with pytest.raises(ValueError, match="reserve"):
             budget.view(reserve=reserve)
         with pytest.raises(ValueError, match="reserve"):

@@ -17,6 +17,7 @@ from binance_insurance import (
     InsuranceClient,
     InsuranceError,
     InsurancePool,
+    InsuranceSnapshot,
     InvalidSymbolError,
     IPBannedError,
     LocalBudget,
@@ -131,8 +132,10 @@ async def test_a_thousand_ticks_neither_drift_nor_miss(world: World) -> None:
             await asyncio.sleep(max(0.0, 0.9 * every * random.random() - answer))
         assert updates.status.missed == 0
         world.exchange.latency = 0.0
+        sent = len(world.exchange.requests)
         await anext(updates)
-        assert wall_time() - start == pytest.approx(ticks * every, abs=0.01), "no drift"
+        asked = world.exchange.requests[sent].at
+        assert asked - start == pytest.approx(ticks * every, abs=0.01), "no drift"
 
 
 async def test_a_tick_is_late_by_no_more_than_the_answer_before_it(world: World) -> None:
@@ -229,6 +232,7 @@ async def test_a_failed_hourly_tick_is_asked_again_within_a_minute(world: World)
 async def test_a_cancelled_step_loses_nothing(world: World) -> None:
     world.exchange.latency = 0.5
     async with watching(world) as updates:
+        phase = wall_time() % 60
         await anext(updates)
         for steps in range(0, 60, 3):
             number = Decimal(steps + 10)
@@ -246,7 +250,10 @@ async def test_a_cancelled_step_loses_nothing(world: World) -> None:
             (change,) = update.changes
             assert isinstance(change, BalanceChanged)
             assert change.after == number
-            assert loop_time() % 60 == pytest.approx(0.5, abs=0.2) or update.missed == 0
+            assert update.missed == 0
+        sent = len(world.exchange.requests)
+        await anext(updates)
+        assert world.exchange.requests[sent].at % 60 == pytest.approx(phase, abs=0.01)
 
 
 async def test_one_consumer_at_a_time_and_none_after_the_block(world: World) -> None:
@@ -296,13 +303,55 @@ async def test_a_symbol_that_never_was_ends_it_and_is_named(world: World) -> Non
             await anext(updates)
 
 
-@pytest.mark.parametrize("every", [0, -1, float("nan"), float("inf")])
-async def test_bad_numbers_are_refused_before_anything_is_sent(every: float) -> None:
+@pytest.mark.parametrize("every", [0, -1, float("nan"), float("inf"), "1", None])
+async def test_bad_numbers_are_refused_before_anything_is_sent(every: Any) -> None:
     with pytest.raises(ValueError, match="every"):
         InsuranceClient().watch(every)
 
 
-@pytest.mark.parametrize("symbols", [[], [""], ["A B"], ["X" * 65]])
-async def test_bad_symbols_are_refused_before_anything_is_sent(symbols: list[str]) -> None:
+@pytest.mark.parametrize("symbols", [[], [""], ["A B"], ["X" * 65], "BTCUSDT", [5], 5])
+async def test_bad_symbols_are_refused_before_anything_is_sent(symbols: Any) -> None:
     with pytest.raises(ValueError, match="symbol"):
         InsuranceClient().watch(symbols=symbols)
+
+
+async def test_since_is_a_snapshot() -> None:
+    since: Any = 5
+    with pytest.raises(ValueError, match="since"):
+        InsuranceClient().watch(since=since)
+
+
+class Slow(InsuranceClient):
+    """Its answers take their time after the exchange's date."""
+
+    async def fetch_snapshot(self, **options: Any) -> InsuranceSnapshot:
+        snapshot = await super().fetch_snapshot(**options)
+        await asyncio.sleep(1.7 * (int(loop_time()) // 2 % 2))
+        return snapshot
+
+
+async def test_an_answer_that_takes_long_after_its_date_is_no_missed_tick(world: World) -> None:
+    async with (
+        Slow(world.exchange.url, runtime=world.runtime) as client,
+        client.watch(2) as updates,
+    ):
+        missed = [(await anext(updates)).missed for _ in range(10)]
+    assert missed == [0] * 10
+
+
+async def test_it_is_blind_since_the_first_missed_tick_was_due(world: World) -> None:
+    async with watching(world) as updates:
+        first = await anext(updates)
+        assert updates.status.blind_since is None
+        await asyncio.sleep(60 * 3 + 5)  # nobody pulls
+        status = updates.status
+        assert (status.missed, status.error) == (2, None)
+        assert status.blind_since is not None
+        blind = (status.blind_since - first.observed_at).total_seconds()
+        assert blind == pytest.approx(60, abs=1.1)
+        world.exchange.inject(Fault.of_status(403))
+        step = asyncio.create_task(anext(updates))
+        await asyncio.sleep(1)
+        assert updates.status.missed == 3
+        assert updates.status.blind_since == status.blind_since
+        assert (await step).missed == 3

@@ -92,6 +92,8 @@ class QueueingBudget(Budget):
         Raises:
             ValueError: unless 0 <= reserve < limit.
         """
+        if type(reserve) is not int:
+            raise ValueError(f"reserve must be an int, not {reserve!r}")
         return View(self, Settings(self._settings.limit, self._settings.interval, reserve).reserve)
 
     @property

@@ -64,7 +64,12 @@ class Report(Struct, frozen=True, gc=False):
 
     @classmethod
     def from_response(
-        cls, status: int, headers: Mapping[str, str], body: bytes = b"", *, interval: float = 60
+        cls,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes | str | None = b"",
+        *,
+        interval: float = 60,
     ) -> Report:
         """Read what the answer says that any HTTP library received.
 
@@ -73,10 +78,19 @@ class Report(Struct, frozen=True, gc=False):
             headers: in any case; the last of several that differ in case only counts.
             body: it matters unless the status is 200.
             interval: seconds of the budget's window, which names the used-weight header.
+
+        Raises:
+            TypeError: status is no int, or body no bytes, text or None.
         """
+        if not isinstance(status, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"status must be an int, not {status!r}")
+        if isinstance(body, str):
+            body = body.encode()
+        if not isinstance(body, (bytes, bytearray, memoryview, type(None))):
+            raise TypeError(f"body must be bytes, not {type(body).__name__}")
         found = CIMultiDict(headers)
         header = used_weight_header(int(interval))
-        return read_report(status, found, body, weight_header=header, wall=0.0)
+        return read_report(status, found, bytes(body or b""), weight_header=header, wall=0.0)
 
     @classmethod
     def from_message(cls, message: Mapping[str, object], *, interval: float = 60) -> Report:
@@ -155,7 +169,7 @@ def read_message(message: Mapping[str, object], interval: int) -> Report:
     left = (end - now) / 1000 if refused and end is not None and now is not None else 0.0
     return Report(
         status,
-        max(used, default=0) or None,
+        max((each for each in used if each > 0), default=None),
         None if now is None or not 0 <= now < _LAST_DATE * 1000 else float(now // 1000),
         retry_after=left if left > 0 else None,
         banned_until=end / 1000 if status == _BANNED and end is not None else None,

@@ -110,7 +110,9 @@ class Spending:
         """
         return self._budget.confirm(self._held())
 
-    def report(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
+    def report(
+        self, status: int, headers: Mapping[str, str], body: bytes | str | None = b""
+    ) -> None:
         """Record an answer; see `Report.from_response`."""
         interval = self._budget.interval
         self.settle(Report.from_response(status, headers, body, interval=interval))
@@ -118,6 +120,8 @@ class Spending:
     def settle(self, report: Report | None) -> None:
         """Record what an answer reported; None if it was lost."""
         lease = self._held()
+        if not isinstance(report, (Report, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"report must be a Report or None, not {type(report).__name__}")
         if report is not None and not report.wall:
             report = replace(report, wall=time())
         self._budget.settle(lease, report)
