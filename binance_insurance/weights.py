@@ -10,6 +10,7 @@ table keeps what is documented, and `AT_FIRST` has what to charge until answers 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote, unquote_plus
 
@@ -41,8 +42,11 @@ class Facts(NamedTuple):
 
 def _values(query: str, parameter: str) -> list[str]:
     """Return what a query gives for a parameter; a blank value counts as none."""
-    pairs = (pair.partition("=") for pair in query.split("&"))
-    given = (unquote_plus(value).strip() for name, _, value in pairs if unquote(name) == parameter)
+    given: list[str] = []
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if name == parameter or ("%" in name and unquote(name) == parameter):
+            given.append(unquote_plus(value).strip())
     return [value for value in given if value]
 
 
@@ -223,11 +227,18 @@ def weigh(method: str, url: str) -> int:
 def look_up(method: str, url: str) -> Facts:
     """Return what is known about a request; method and URL are those of `weigh`."""
     path, query = _split(url)
+    name, rule, at_first, known, header = _kind(method, path)
+    weight = rule if isinstance(rule, int) else rule(query)
+    return Facts(name, weight, weight if at_first is None else at_first(query), known, header)
+
+
+@lru_cache(maxsize=256)
+def _kind(method: str, path: str) -> tuple[str, int | Rule, Rule | None, bool, Header]:
+    """Return what does not depend on the query: name, weight, weight at first, known, header."""
     name = f"{method.upper()} {path}"
     rule = TABLE.get(name, 0 if name.startswith(STATISTICS) else None)
-    weight = UNKNOWN if rule is None else rule if isinstance(rule, int) else rule(query)
-    at_first = AT_FIRST[name](query) if name in AT_FIRST else weight
-    return Facts(name, weight, at_first, rule is not None, _header(name))
+    known = rule is not None
+    return name, rule if rule is not None else UNKNOWN, AT_FIRST.get(name), known, _header(name)
 
 
 def _header(name: str) -> Header:

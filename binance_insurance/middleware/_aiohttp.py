@@ -59,10 +59,10 @@ class BudgetMiddleware(PaysWeight):
 
     async def __call__(self, request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
         """Pay for a request and send it."""
-        url = request.url
-        if not self._payer.concerns(url.scheme, url.host or "", url.port):
+        url = str(request.url)
+        if not self._payer.concerns(url):
             return await send(request)
-        payment = self._payer.payment(request.method, str(url))
+        payment = self._payer.payment(request.method, url)
         response = await payment.pay_for(lambda: _send(request, send, payment), NotSentError)
         if not payment.sent:  # another middleware has answered
             payment.end()

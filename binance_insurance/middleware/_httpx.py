@@ -64,10 +64,10 @@ class BudgetTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pay for a request and send it."""
-        url = request.url
-        if not self._payer.concerns(url.scheme, url.host, url.port):
+        url = str(request.url)
+        if not self._payer.concerns(url):
             return await self._transport.handle_async_request(request)
-        payment = self._payer.payment(request.method, str(url))
+        payment = self._payer.payment(request.method, url)
         response = await payment.pay_for(
             lambda: self._send(request, payment),
             lambda text: NotSentError(text, request=request),

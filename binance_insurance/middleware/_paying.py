@@ -6,6 +6,7 @@ import asyncio
 from functools import lru_cache
 from time import time
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from msgspec.structs import replace
@@ -35,6 +36,15 @@ _prices: WeakKeyDictionary[Budget, Prices] = WeakKeyDictionary()  # by ledger
 def needs_body(status: int) -> bool:
     """Return whether a report needs the body of an answer with this status."""
     return status in _REFUSED
+
+
+@lru_cache(maxsize=_KNOWN_ORIGINS)
+def _origin_of(scheme: str, place: str) -> str | None:
+    """Return the exchange of a URL, from its scheme and network location; None of no URL."""
+    try:
+        return exchange_of(f"{scheme}://{place}")
+    except ValueError:
+        return None
 
 
 class HeldBackError(Exception):
@@ -78,13 +88,14 @@ class Payer:
         self._header = used_weight_header(budget.interval)
         self._prices = _prices.setdefault(budget.whole, Prices(budget.interval))
 
-        @lru_cache(maxsize=_KNOWN_ORIGINS)
-        def concerns(scheme: str, host: str, port: int | None) -> bool:
-            name = f"[{host}]" if ":" in host else host
-            at = "" if port is None else f":{port}"
-            return bool(host) and exchange_of(f"{scheme}://{name}{at}") == exchange
+        self._exchange = exchange
+        self._start = f"{exchange}/"
 
-        self.concerns = concerns
+    def concerns(self, url: str) -> bool:
+        """Return whether a request to a whole URL goes to the exchange, and so pays."""
+        if url.startswith(self._start):
+            return True
+        return _origin_of(*urlsplit(url)[:2]) == self._exchange
 
     def payment(self, method: str, url: str) -> Payment:
         """Return the payment of one request; nothing is taken yet."""
@@ -260,7 +271,7 @@ class Payment:
             return
         if report.status == _OK and before is not None and before.window == used.window:
             bound = used.weight - before.weight
-            price.learn(bound, alone=price.needs(bound) and self._was_alone(before, lease))
+            price.learn(bound, lambda: self._was_alone(before, lease))
         prices.note(used)
 
     def _was_alone(self, before: Used, lease: Lease) -> bool:

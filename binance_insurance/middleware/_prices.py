@@ -58,17 +58,14 @@ class Price:
         """
         return max(self._at_first, min(self.weight, capacity)) if self.raised else self.weight
 
-    def needs(self, bound: int) -> bool:
-        """Return whether it matters that nothing else was in flight beside a request."""
-        return bound > self._least
-
-    def learn(self, bound: int, *, alone: bool) -> None:
+    def learn(self, bound: int, was_alone: Callable[[], bool]) -> None:
         """Learn from one answer.
 
         Args:
             bound: upper bound of what its request weighs; below 0 if it is none.
-            alone: whether it is a measurement: nothing else of the budget came in between.
+            was_alone: whether it is a measurement: nothing else of the budget came in between.
         """
+        alone = bound > self._least and was_alone()
         if bound < 0 or not (self.open or alone or self._alone):
             return
         if self.open:
@@ -77,10 +74,18 @@ class Price:
             self._alone.clear()
         elif alone:
             self._alone.append(bound)
-        weight = self._lowest[1] if len(self._lowest) == 2 else self._at_first
-        if len(self._alone) == _ENOUGH:
-            weight = max(weight, min(self._alone))
-        weight = max(weight, self._least)
+        self._change(max(self._least, self._bounded(), self._measured()))
+
+    def _bounded(self) -> int:
+        """Return what the bounds say: the higher of the two lowest."""
+        return self._lowest[1] if len(self._lowest) == 2 else self._at_first
+
+    def _measured(self) -> int:
+        """Return what the last measurements say, once there are enough."""
+        return min(self._alone) if len(self._alone) == _ENOUGH else 0
+
+    def _change(self, weight: int) -> None:
+        """Charge another weight, also those that wait."""
         if weight != self.weight:
             self.weight = weight
             for again in list(self._waiting):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -99,8 +98,8 @@ class BudgetAdapter(HTTPAdapter):
             return super(BudgetAdapter, self).send(request, stream, timeout, verify, cert, given)
 
         url = request.url or ""
-        payer, parts = self._paying(url), urlsplit(url)
-        if not payer.concerns(parts.scheme, parts.hostname or "", parts.port):
+        payer = self._paying(url)
+        if not payer.concerns(url):
             return send()
         loop = self._blocking.find_loop()
         call = _Call(payer.payment(request.method or "GET", url), loop)
