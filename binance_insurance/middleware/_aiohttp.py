@@ -63,7 +63,21 @@ class BudgetMiddleware(PaysWeight):
         if not self._payer.concerns(url):
             return await send(request)
         payment = self._payer.payment(request.method, url)
-        response = await payment.pay_for(lambda: _send(request, send, payment), NotSentError)
+        write = request.send
+
+        async def confirm(connection: Connection) -> ClientResponse:
+            """Ask the budget again, now that the request has its connection."""
+            if not payment.confirm():
+                connection.release()
+                raise HeldBackError
+            return await write(connection)
+
+        # aiohttp has no other place between a connection and the first byte.
+        setattr(request, "send", confirm)  # noqa: B010 - it is a method
+        try:
+            response = await payment.pay_for(lambda: send(request), NotSentError)
+        finally:
+            del request.send
         if not payment.sent:  # another middleware has answered
             payment.end()
         elif needs_body(response.status):
@@ -71,26 +85,6 @@ class BudgetMiddleware(PaysWeight):
         else:
             payment.report(response.status, response.headers)
         return response
-
-
-async def _send(
-    request: ClientRequest, send: ClientHandlerType, payment: Payment
-) -> ClientResponse:
-    """Send a request, and ask the budget again once the request has its connection."""
-    write = request.send
-
-    async def confirm(connection: Connection) -> ClientResponse:
-        if not payment.confirm():
-            connection.release()
-            raise HeldBackError
-        return await write(connection)
-
-    # aiohttp has no other place between a connection and the first byte.
-    setattr(request, "send", confirm)  # noqa: B010 - it is a method
-    try:
-        return await send(request)
-    finally:
-        del request.send
 
 
 async def _report_refusal(response: ClientResponse, payment: Payment) -> None:

@@ -266,18 +266,17 @@ class Payment:
     def _learn(self, report: Report, lease: Lease) -> None:
         """Learn what such a request weighs; called before the report is recorded."""
         prices, price, before = self._prices, self._price, self._before
-        used = prices.read(report)
-        if used is None:
+        used = prices.note(report)
+        if used is None or before is None or before.window != used.window or report.status != _OK:
             return
-        if report.status == _OK and before is not None and before.window == used.window:
+        last = self._number == prices.sent
+        if last or price.open or price.raised:
             bound = used.weight - before.weight
-            price.learn(bound, lambda: self._was_alone(before, lease))
-        prices.note(used)
+            alone = last and price.needs(bound) and self._was_alone(before, lease)
+            price.learn(bound, alone=alone)
 
     def _was_alone(self, before: Used, lease: Lease) -> bool:
         """Return whether the budget counts nothing but this request since `before`."""
-        if self._number != self._prices.sent:
-            return False
         state = self._budget.state()
         left = state.limit - state.reserve - before.weight - lease.weight
         return 0 < left == state.available

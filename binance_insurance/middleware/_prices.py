@@ -58,15 +58,18 @@ class Price:
         """
         return max(self._at_first, min(self.weight, capacity)) if self.raised else self.weight
 
-    def learn(self, bound: int, was_alone: Callable[[], bool]) -> None:
+    def needs(self, bound: int) -> bool:
+        """Return whether it matters that nothing else was in flight beside a request."""
+        return bound > self._least
+
+    def learn(self, bound: int, *, alone: bool) -> None:
         """Learn from one answer.
 
         Args:
             bound: upper bound of what its request weighs; below 0 if it is none.
-            was_alone: whether it is a measurement: nothing else of the budget came in between.
+            alone: whether it is a measurement: nothing else of the budget came in between.
         """
-        alone = bound > self._least and was_alone()
-        if bound < 0 or not (self.open or alone or self._alone):
+        if bound < 0:
             return
         if self.open:
             self._lowest = tuple(sorted((*self._lowest, bound)))[:2]
@@ -127,19 +130,16 @@ class Prices:
             price = self._prices[key] = Price(facts)
         return price
 
-    def read(self, report: Report) -> Used | None:
-        """Return the used weight that an answer reports, if it can be compared with others."""
-        weight, date = report.used_weight, report.date
+    def note(self, report: Report) -> Used | None:
+        """Note the used weight that an answer reports; None if it cannot be compared."""
+        weight, date, last = report.used_weight, report.date, self.used
         if weight is None or date is None or report.status == BANNED:
             return None
-        return Used(weight, date // self._interval)
-
-    def note(self, used: Used) -> None:
-        """Note what an answer reported."""
-        last = self.used
+        used = Used(weight, date // self._interval)
         if (
             last is None
             or used.window > last.window
-            or (used.window == last.window and used.weight > last.weight)
+            or (used.window == last.window and weight > last.weight)
         ):
             self.used = used
+        return used
