@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from random import Random
@@ -71,7 +71,7 @@ async def world(runtime: Runtime) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def watching(world: World, every: float = 60.0, **options: Any) -> AsyncIterator[Watch]:
+async def watching(world: World, every: float = 60.0, **options: Any) -> AsyncGenerator[Watch]:
     budget = LocalBudget(runtime=world.runtime)
     async with (
         InsuranceClient(

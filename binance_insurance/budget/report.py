@@ -86,7 +86,7 @@ class Report(Struct, frozen=True, gc=False):
             raise TypeError(f"status must be an int, not {status!r}")
         if isinstance(body, str):
             body = body.encode()
-        if not isinstance(body, (bytes, bytearray, memoryview, type(None))):
+        if not isinstance(body, (bytes, bytearray, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"body must be bytes, not {type(body).__name__}")
         found = CIMultiDict(headers)
         header = used_weight_header(int(interval))
