@@ -31,3 +31,18 @@ def exchange_of(base_url: str) -> str:
     port = "" if given in {None, _DEFAULT_PORTS.get(parts.scheme)} else f":{given}"
     exchange = f"{parts.scheme}://{host}{port}"
     return _OTHER_NAMES.get(exchange, exchange)
+
+
+def agreed_exchange(served: str | None, base_url: str) -> str:
+    """Return the exchange of a base URL, for a budget that serves one, or None yet.
+
+    Raises:
+        ValueError: the budget serves another, or base_url is no URL.
+    """
+    exchange = exchange_of(base_url)
+    if served not in {None, exchange}:
+        raise ValueError(
+            f"this budget serves {served}, not {exchange}; "
+            "one budget serves one exchange, so make another"
+        )
+    return exchange

@@ -136,7 +136,7 @@ class LocalBudget(QueueingBudget):
 
     def _forget_loop(self) -> None:
         """Find out in a forked child, where the parent's loop seems to run, that it does not."""
-        self._is_running = bool
+        self._is_running, self._loop = bool, None
 
     def _serve(self) -> None:
         """Serve the callers in order as far as the weight goes, and set the timer for the rest."""

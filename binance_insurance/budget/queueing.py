@@ -8,9 +8,9 @@ from abc import abstractmethod
 from math import inf
 from typing import TYPE_CHECKING
 
-from .._ended import check_loop
 from ..errors import BudgetTimeoutError
-from .exchange import DEFAULT_EXCHANGE, exchange_of
+from .calling import leave_loop
+from .exchange import DEFAULT_EXCHANGE, agreed_exchange
 from .failures import ban_error, closed_error, late
 from .queue import FIRST, Queue, Waiter
 from .refusals import BANNED
@@ -107,14 +107,11 @@ class QueueingBudget(Budget):
         Raises:
             ValueError: it serves another exchange, or base_url is no URL.
         """
-        exchange = exchange_of(base_url)
-        if self._exchange is None:
-            self._exchange = exchange
-        elif self._exchange != exchange:
-            raise ValueError(
-                f"this budget serves {self._exchange}, not {exchange}; "
-                "one budget serves one exchange, so make another"
-            )
+        self._exchange = self.check_exchange(base_url)
+
+    def check_exchange(self, base_url: str) -> str:
+        """Return the exchange of a base URL, unless `serve` would refuse it."""
+        return agreed_exchange(self._exchange, base_url)
 
     async def acquire(self, weight: int = 1, *, timeout: float | None = None) -> Lease:
         """Wait until `weight` may be sent by this process, and take it.
@@ -207,7 +204,7 @@ class QueueingBudget(Budget):
         """
         if self._closed:
             raise closed_error()
-        check_loop(self._loop, "budget")
+        leave_loop(self._loop)
         self._loop = loop
         self._restart()
 

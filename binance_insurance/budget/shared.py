@@ -55,6 +55,11 @@ class SharedBudget(QueueingBudget):
         self._again = False
         self._look = _Look()
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop in which it was used last, by this process."""
+        return None if self._holding.forked else self._loop
+
     def serve(self, base_url: str) -> None:
         """Serve the exchange of a client; the first client decides which.
 

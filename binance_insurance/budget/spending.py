@@ -55,9 +55,14 @@ class Budget(WeightBudget):
         """Return the same budget for threads: `with budget.blocking() as sync: …`.
 
         It runs in the event loop in which the budget is in use, else in the running one, else in
-        one of its own, in a daemon thread.
+        one of its own, in a daemon thread. Then asyncio code can use the budget once each
+        `blocking()` is closed.
         """
         return BlockingBudget(self)
+
+    @abstractmethod
+    def check_exchange(self, base_url: str) -> str:
+        """Return the exchange of a base URL; ValueError if `serve` would refuse it."""
 
     @abstractmethod
     async def recorded(self, lease: Lease) -> None:

@@ -40,6 +40,7 @@ class BudgetMiddleware(PaysWeight):
             timeouts let it, which run meanwhile.
 
     Raises:
+        TypeError: an argument is of the wrong type, such as a budget that is a blocking one.
         ValueError: the budget serves another exchange, or an argument is wrong.
 
     A request that is not sent raises a subclass of `aiohttp.ClientConnectionError`, whose

@@ -41,6 +41,7 @@ class BudgetTransport(httpx.AsyncBaseTransport):
             timeouts do not count that wait.
 
     Raises:
+        TypeError: an argument is of the wrong type, such as a budget that is a blocking one.
         ValueError: the budget serves another exchange, or an argument is wrong.
 
     A request that is not sent raises a subclass of `httpx.ConnectError`, whose `__cause__` is

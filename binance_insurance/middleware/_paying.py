@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from msgspec.structs import replace
 
+from ..budget import Budget
 from ..budget.exchange import exchange_of
 from ..budget.refusals import BANNED, TOO_MANY_REQUESTS
 from ..budget.report import Report, read_report, used_weight_header
@@ -21,13 +22,13 @@ from ._prices import Prices, Used
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from ..budget import Budget, Lease
+    from ..budget import Lease
 
 T = TypeVar("T")
 
 _OK = 200
 _REFUSED = frozenset({TOO_MANY_REQUESTS, BANNED})
-_ORDERS = frozenset({"POST", "PUT", "DELETE"})
+ORDERS = frozenset({"POST", "PUT", "DELETE"})
 _KNOWN_ORIGINS = 256
 
 _prices: WeakKeyDictionary[Budget, Prices] = WeakKeyDictionary()  # by ledger
@@ -51,6 +52,32 @@ class HeldBackError(Exception):
     """The budget does not stand by its grant any more, so the request must not be sent."""
 
 
+def check_arguments(budget: object, weigh: object, orders: object, timeout: object) -> None:
+    """Raise unless these can be arguments of a `Payer`.
+
+    Raises:
+        TypeError: one of them is of another type.
+        ValueError: the timeout is not positive, or the orders' budget has another window.
+    """
+    if not isinstance(budget, Budget):
+        raise TypeError(f"budget must be a Budget, not {type(budget).__name__}")
+    if weigh is not None and not callable(weigh):
+        raise TypeError(f"weigh must be a function of method and URL, not {weigh!r}")
+    if orders is not None:
+        if not isinstance(orders, Budget):
+            raise TypeError(f"orders must be a Budget, not {type(orders).__name__}")
+        if orders.interval != budget.interval:
+            raise ValueError(
+                f"orders must have the window of the budget: {budget.interval} s, "
+                f"not {orders.interval} s"
+            )
+    if timeout is not None:
+        if not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+        if not timeout > 0:
+            raise ValueError(f"timeout must be positive, or None for no bound, not {timeout}")
+
+
 class Payer:
     """Pays for the requests of one program to one exchange.
 
@@ -62,8 +89,8 @@ class Payer:
         timeout: seconds that a request may wait for weight; None for no bound.
 
     Raises:
-        ValueError: the budget serves another exchange, or base_url is no URL, or the timeout is
-            not positive.
+        TypeError, ValueError: as `check_arguments` says; or the budget or that of the orders serves
+            another exchange, or base_url is no URL. Then neither serves this one.
     """
 
     def __init__(
@@ -75,19 +102,17 @@ class Payer:
         orders: Budget | None,
         timeout: float | None,
     ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be positive, or None for no bound, not {timeout}")
-        exchange = exchange_of(base_url)
-        budget.serve(base_url)
-        if orders is not None:
-            orders.serve(base_url)
+        check_arguments(budget, weigh, orders, timeout)
         self._budget = budget
         self._orders = budget if orders is None else orders
+        exchange = budget.check_exchange(base_url)
+        self._orders.check_exchange(base_url)
+        budget.serve(base_url)
+        self._orders.serve(base_url)
         self._weigh = weigh
         self._timeout = timeout
         self._header = used_weight_header(budget.interval)
         self._prices = _prices.setdefault(budget.whole, Prices(budget.interval))
-
         self._exchange = exchange
         self._start = f"{exchange}/"
 
@@ -107,7 +132,7 @@ class Payer:
                 raise ValueError(f"weigh must return an int of 0 or more, not {given}")
             facts = Facts(facts.name, given, given, True, facts.header)
         return Payment(
-            self._orders if method in _ORDERS else self._budget,
+            self._orders if method in ORDERS else self._budget,
             facts,
             self._prices,
             self._header,
@@ -202,7 +227,8 @@ class Payment:
             async with wait:
 
                 def again() -> None:
-                    wait.reschedule(loop.time())
+                    if not loop.is_closed():
+                        wait.reschedule(loop.time())
 
                 price.tell(again)
                 try:
@@ -231,8 +257,8 @@ class Payment:
         self._number, self._before = prices.sent, prices.used
         return self.sent
 
-    def report(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
-        """Record an answer; `needs_body` says whether the body matters."""
+    def report(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> Lease:
+        """Record an answer; `needs_body` says whether the body matters. Return what it settles."""
         lease, facts = self._held(), self._facts
         report = read_report(status, headers, body, weight_header=self._header, wall=time())
         if facts.header == "inaccurate":
@@ -242,11 +268,14 @@ class Payment:
         self._learn(report, lease)
         self._lease = None
         self._budget.settle(lease, report)
+        return lease
 
     async def report_refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Record an answer, and wait until other processes can know it."""
-        lease = self._held()
-        self.report(status, headers, body)
+        await self.recorded(self.report(status, headers, body))
+
+    async def recorded(self, lease: Lease) -> None:
+        """Wait until other processes can know what was reported."""
         await self._budget.recorded(lease)
 
     def end(self, *, sent: bool | None = None) -> None:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import requests
 from requests.adapters import HTTPAdapter
 
 from ..budget import Budget
 from ..errors import InsuranceError
-from ._paying import HeldBackError, Payer, needs_body
+from ._paying import ORDERS, HeldBackError, Payer, check_arguments, needs_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
     from requests import PreparedRequest, Response
 
     from ..budget.blocking import BlockingBudget
+    from ..budget.calling import Caller
     from ._paying import Payment
-
-T = TypeVar("T")
 
 
 class NotSentError(requests.ConnectionError):
@@ -44,8 +42,9 @@ class BudgetAdapter(HTTPAdapter):
             requests do not count that wait.
 
     Raises:
-        TypeError: the budget is not a blocking one.
-        ValueError: at the first request, if the budget serves another exchange.
+        TypeError: a budget is not a blocking one, or another argument is of the wrong type.
+        ValueError: an argument is wrong; at the first request, if the budget serves another
+            exchange.
 
     A request that is not sent raises a subclass of `requests.ConnectionError`, whose `__cause__`
     is `IPBannedError`, `BudgetTimeoutError` or `StoreError`.
@@ -59,9 +58,12 @@ class BudgetAdapter(HTTPAdapter):
         orders: BlockingBudget | None = None,
         timeout: float | None = None,
     ) -> None:
-        self._blocking = blocking
-        self._budget = _budget_of(blocking)
+        budget = self._budget = _budget_of(blocking)
         self._orders = None if orders is None else _budget_of(orders)
+        check_arguments(budget, weigh, self._orders, timeout)
+        self._caller = self._orders_caller = blocking.caller
+        if orders is not None and orders.budget.whole is not budget.whole:
+            self._orders_caller = orders.caller  # it can be in use in another loop
         self._weigh = weigh
         self._timeout = timeout
         self._payer: Payer | None = None
@@ -101,8 +103,9 @@ class BudgetAdapter(HTTPAdapter):
         payer = self._paying(url)
         if not payer.concerns(url):
             return send()
-        loop = self._blocking.find_loop()
-        call = _Call(payer.payment(request.method or "GET", url), loop)
+        method = (request.method or "GET").upper()
+        caller = self._orders_caller if method in ORDERS else self._caller
+        call = _Call(payer.payment(method, url), caller)
         try:
             response = call.send(send)
         except InsuranceError as error:
@@ -125,9 +128,9 @@ class BudgetAdapter(HTTPAdapter):
 class _Call:
     """One request of a thread, whose payment is made in the budget's event loop."""
 
-    def __init__(self, payment: Payment, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, payment: Payment, caller: Caller) -> None:
         self._payment = payment
-        self._loop = loop
+        self._caller = caller
 
     def send(self, send: Callable[[], Response]) -> Response:
         """Send it once there is weight for it; again where the budget holds it back.
@@ -136,14 +139,14 @@ class _Call:
             InsuranceError: it was not sent.
         """
         while True:
-            self._run(self._payment.take())
+            self._take()
             before = _ask.set(self._confirm)
             try:
                 return send()
             except HeldBackError:
-                self._run(_do(self._payment.end))
+                self._caller.call(self._payment.end)
             except BaseException:
-                self._run(_do(self._payment.end))
+                self._caller.call(self._payment.end)
                 raise
             finally:
                 _ask.reset(before)
@@ -152,7 +155,7 @@ class _Call:
         """Report an answer; the body of a refusal is read, and kept to be read again."""
         status, headers, payment = response.status_code, response.headers, self._payment
         if not needs_body(status):
-            self._run(_do(lambda: payment.report(status, headers)))
+            self._caller.call(lambda: payment.report(status, headers))
             return
         body = b""
         try:
@@ -160,7 +163,8 @@ class _Call:
         except requests.RequestException:
             pass  # the program reads it again, and gets an error too
         finally:
-            self._run(payment.report_refusal(status, headers, body))
+            lease = self._caller.call(lambda: payment.report(status, headers, body))
+            self._caller.finish(lambda: payment.recorded(lease))
 
     def _confirm(self) -> None:
         """Ask the budget again, now that the request has its connection.
@@ -169,30 +173,19 @@ class _Call:
             HeldBackError: it must not be sent.
         """
         if self._payment.sent:  # urllib3 sends it again
-            self._run(_do(self._payment.end))
-            self._run(self._payment.take())
-        if not self._run(_do(self._payment.confirm)):
+            self._caller.call(self._payment.end)
+            self._take()
+        if not self._caller.call(self._payment.confirm):
             raise HeldBackError
 
-    def _run(self, work: Coroutine[object, object, T]) -> T:
-        """Do work in the loop; if the wait for it is interrupted, it leaves no trace."""
-        running = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return running.result()
-        except BaseException:
-            running.cancel()
-            self._loop.call_soon_threadsafe(self._payment.end)
-            raise
-
-
-async def _do(function: Callable[[], T]) -> T:
-    return function()
+    def _take(self) -> None:
+        self._caller.run(self._payment.take, self._payment.end)
 
 
 def _budget_of(blocking: BlockingBudget) -> Budget:
     budget = getattr(blocking, "budget", None)
     if not isinstance(budget, Budget):
-        raise TypeError(f"a thread needs `budget.blocking()`, not {blocking!r}")
+        raise TypeError(f"a thread needs `budget.blocking()`, not {type(blocking).__name__}")
     return budget
 
 
