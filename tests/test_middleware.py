@@ -6,6 +6,8 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import nan
+from typing import Any
 
 import aiohttp
 import pytest
@@ -530,9 +532,45 @@ async def test_a_middleware_names_the_exchange_of_its_budget(budget: LocalBudget
     BudgetMiddleware(budget, base_url="https://testnet.binancefuture.com")  # the same exchange
 
 
-def test_a_timeout_is_positive(budget: LocalBudget) -> None:
+@pytest.mark.parametrize("timeout", [0, -1, nan])
+def test_a_timeout_is_positive(timeout: float, budget: LocalBudget) -> None:
     with pytest.raises(ValueError, match="timeout must be positive"):
-        BudgetMiddleware(budget, timeout=0)
+        BudgetMiddleware(budget, timeout=timeout)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, LocalBudget().blocking()], ids=["none", "int", "sync"])
+def test_a_budget_of_another_kind_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="budget must be a Budget"):
+        BudgetMiddleware(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "error"),
+    [
+        ("orders", 5, TypeError),
+        ("orders", LocalBudget().blocking(), TypeError),
+        ("orders", LocalBudget(interval=2), ValueError),
+        ("weigh", 5, TypeError),
+        ("timeout", "1", TypeError),
+        ("timeout", -1, ValueError),
+    ],
+)
+def test_a_wrong_argument_is_refused_and_names_no_exchange(
+    name: str, wrong: Any, error: type[Exception], budget: LocalBudget
+) -> None:
+    with pytest.raises(error, match=name):
+        BudgetMiddleware(budget, base_url="http://mine", **{name: wrong})
+    budget.serve("http://other")
+
+
+def test_a_budget_of_orders_at_another_exchange_is_refused_and_names_none(
+    budget: LocalBudget,
+) -> None:
+    orders = LocalBudget()
+    orders.serve("http://other")
+    with pytest.raises(ValueError, match="serves http://other, not http://mine"):
+        BudgetMiddleware(budget, base_url="http://mine", orders=orders)
+    budget.serve("http://other")
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,15 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from math import nan
+from typing import Any
 
 import httpx
 import pytest
 import requests
 from urllib3 import Retry
 
-from binance_insurance import BudgetTimeoutError, IPBannedError, LocalBudget, Runtime
+from binance_insurance import BudgetTimeoutError, IPBannedError, LocalBudget, Runtime, StoreError
 from binance_insurance.middleware import BudgetAdapter, BudgetTransport
 from binance_insurance.sandbox import Fault, Sandbox
 
@@ -336,3 +338,81 @@ async def test_requests_in_the_thread_of_the_loop_is_an_error(exchange: Sandbox)
 def test_an_adapter_says_that_it_needs_a_blocking_budget() -> None:
     with pytest.raises(TypeError, match=r"a thread needs `budget.blocking\(\)`"):
         BudgetAdapter(LocalBudget())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def test_the_answer_of_requests_arrives_after_the_end_of_the_loop(served: Sandbox) -> None:
+    budget = LocalBudget(3, reserve=0)
+    answered: list[requests.Response] = []
+    waited: list[requests.ConnectionError] = []
+    leaves, ended = threading.Event(), threading.Event()
+
+    def get(session: requests.Session) -> None:
+        answered.append(session.get(served.url + DEPTH_PATH))
+
+    def wait(session: requests.Session) -> None:
+        try:
+            session.get(served.url + DEPTH_PATH)
+        except requests.ConnectionError as error:
+            waited.append(error)
+
+    class Slow(BudgetAdapter):
+        def build_response(self, *given: Any) -> requests.Response:
+            leaves.set()
+            ended.wait(5)
+            return super().build_response(*given)
+
+    async def main() -> list[threading.Thread]:
+        sync = budget.blocking()
+        started: list[threading.Thread] = []
+        for adapter, target in ((Slow(sync), get), (BudgetAdapter(sync), wait)):
+            session = requests.Session()
+            session.mount("http://", adapter)
+            started.append(threading.Thread(target=target, args=(session,)))
+            started[-1].start()
+            await asyncio.to_thread(leaves.wait, 5)
+        while not budget.state().waiting:  # noqa: ASYNC110 - a thread comes, not a task
+            await asyncio.sleep(0.001)
+        return started
+
+    started = asyncio.run(main())
+    ended.set()
+    for thread in started:
+        thread.join(5)
+    assert [each.status_code for each in answered] == [200]
+    (error,) = waited
+    assert isinstance(error.__cause__, StoreError)
+    assert "the event loop of the budget has ended" in str(error)
+    assert (budget.state().used_weight, budget.state().in_flight) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "error"),
+    [
+        ("orders", LocalBudget(), TypeError),
+        ("weigh", 5, TypeError),
+        ("timeout", "1", TypeError),
+        ("timeout", 0, ValueError),
+        ("timeout", nan, ValueError),
+    ],
+)
+def test_a_wrong_argument_is_refused(name: str, wrong: Any, error: type[Exception]) -> None:
+    budget = LocalBudget()
+    with pytest.raises(error):
+        BudgetAdapter(budget.blocking(), **{name: wrong})
+    if isinstance(wrong, LocalBudget):
+        wrong = wrong.blocking()
+    with pytest.raises(error, match=name):
+        BudgetTransport(budget, base_url="http://mine", **{name: wrong})
+    budget.serve("http://other")
+
+
+def test_an_adapter_s_orders_have_the_window_of_its_budget() -> None:
+    orders = LocalBudget(interval=2).blocking()
+    with pytest.raises(ValueError, match="orders must have the window"):
+        BudgetAdapter(LocalBudget().blocking(), orders=orders)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, LocalBudget().blocking()], ids=["none", "int", "sync"])
+def test_httpx_needs_a_budget_that_does_not_block(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="budget must be a Budget"):
+        BudgetTransport(wrong)
