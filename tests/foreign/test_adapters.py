@@ -356,10 +356,10 @@ def test_the_answer_of_requests_arrives_after_the_end_of_the_loop(served: Sandbo
             waited.append(error)
 
     class Slow(BudgetAdapter):
-        def build_response(self, *given: Any) -> requests.Response:
+        def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
             leaves.set()
             ended.wait(5)
-            return super().build_response(*given)
+            return super().build_response(req, resp)
 
     async def main() -> list[threading.Thread]:
         sync = budget.blocking()
