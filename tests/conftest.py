@@ -30,6 +30,11 @@ EPOCH = 1_790_000_000.0
 # The Redis servers that this Python has wheels of, by name; there is always one.
 SERVERS = find_servers()
 StartServer = Callable[[str], RedisServer]
+# For tests with each of them: the suite takes the first, the campaign all.
+EVERY_SERVER = [
+    pytest.param(name, marks=[pytest.mark.campaign, pytest.mark.long] * bool(number))
+    for number, name in enumerate(SERVERS)
+]
 
 
 class VirtualTimeLoop(LoopTimeEventLoop, asyncio.SelectorEventLoop):
@@ -125,7 +130,7 @@ def redis_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSer
         yield start
 
 
-@pytest.fixture(params=list(SERVERS))
+@pytest.fixture(params=EVERY_SERVER)
 def redis_server(request: pytest.FixtureRequest, redis_servers: StartServer) -> RedisServer:
     """A running server; a test that asks for it runs on each."""
     return redis_servers(request.param)

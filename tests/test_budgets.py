@@ -43,7 +43,7 @@ from binance_insurance.budget import (
 )
 from binance_insurance.sandbox import Sandbox
 
-from .conftest import SERVERS, StartServer
+from .conftest import EVERY_SERVER, SERVERS, StartServer
 
 Kind = Literal["memory", "sqlite", "redis"]
 E = TypeVar("E", bound=Exception)
@@ -98,12 +98,12 @@ def place_of(request: pytest.FixtureRequest, path: Path) -> Place:
     return place_for("redis", path, start(request.param).url)
 
 
-@pytest.fixture(params=["memory", "sqlite", *SERVERS])
+@pytest.fixture(params=["memory", "sqlite", *EVERY_SERVER])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return place_of(request, tmp_path)
 
 
-@pytest.fixture(params=["sqlite", *SERVERS])
+@pytest.fixture(params=["sqlite", *EVERY_SERVER])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return place_of(request, tmp_path)
 

@@ -93,7 +93,7 @@ async def fleet(budget: str, processes: int = 4) -> AsyncGenerator[Fleet]:
         await running.close()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.long)])
 def budget(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'budget.sqlite'}"
