@@ -23,6 +23,7 @@ def exchange_in_a_thread(
         async with sandbox:
             started.set()
             await done.wait()
+        await asyncio.sleep(0.01)  # for the sockets that were just told to close
 
     # A daemon: if it hangs, it must not keep the process from ending.
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)

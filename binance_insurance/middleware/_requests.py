@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ class BudgetAdapter(HTTPAdapter):
         self._weigh = weigh
         self._timeout = timeout
         self._payer: Payer | None = None
+        self._refusal = threading.Lock()
         super().__init__()
 
     def init_poolmanager(
@@ -105,7 +107,7 @@ class BudgetAdapter(HTTPAdapter):
             return send()
         method = (request.method or "GET").upper()
         caller = self._orders_caller if method in ORDERS else self._caller
-        call = _Call(payer.payment(method, url), caller)
+        call = _Call(payer.payment(method, url), caller, self._refusal)
         try:
             response = call.send(send)
         except InsuranceError as error:
@@ -126,11 +128,16 @@ class BudgetAdapter(HTTPAdapter):
 
 
 class _Call:
-    """One request of a thread, whose payment is made in the budget's event loop."""
+    """One request of a thread, whose payment is made in the budget's event loop.
 
-    def __init__(self, payment: Payment, caller: Caller) -> None:
+    A body that is read to its end hands its connection to the next thread. So while the body of a
+    refusal is read, and until that is reported, no other request of the adapter asks: `refusal`.
+    """
+
+    def __init__(self, payment: Payment, caller: Caller, refusal: threading.Lock) -> None:
         self._payment = payment
         self._caller = caller
+        self._refusal = refusal
 
     def send(self, send: Callable[[], Response]) -> Response:
         """Send it once there is weight for it; again where the budget holds it back.
@@ -158,13 +165,14 @@ class _Call:
             self._caller.call(lambda: payment.report(status, headers))
             return
         body = b""
-        try:
-            body = response.content
-        except requests.RequestException:
-            pass  # the program reads it again, and gets an error too
-        finally:
-            lease = self._caller.call(lambda: payment.report(status, headers, body))
-            self._caller.finish(lambda: payment.recorded(lease))
+        with self._refusal:
+            try:
+                body = response.content
+            except requests.RequestException:
+                pass  # the program reads it again, and gets an error too
+            finally:
+                lease = self._caller.call(lambda: payment.report(status, headers, body))
+        self._caller.finish(lambda: payment.recorded(lease))
 
     def _confirm(self) -> None:
         """Ask the budget again, now that the request has its connection.
@@ -175,7 +183,9 @@ class _Call:
         if self._payment.sent:  # urllib3 sends it again
             self._caller.call(self._payment.end)
             self._take()
-        if not self._caller.call(self._payment.confirm):
+        with self._refusal:
+            confirmed = self._caller.call(self._payment.confirm)
+        if not confirmed:
             raise HeldBackError
 
     def _take(self) -> None:

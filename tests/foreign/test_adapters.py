@@ -275,6 +275,7 @@ def test_requests_sends_nothing_after_a_ban_also_of_those_that_wait_for_a_connec
             return error
 
     with session_of(served, budget) as (session, adapter), ThreadPoolExecutor(20) as threads:
+        adapter.close()
         adapter.init_poolmanager(1, 2, block=True)
         served.latency = 0.3
         served.inject(BAN, request=DEPTH)
