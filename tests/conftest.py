@@ -31,9 +31,9 @@ EPOCH = 1_790_000_000.0
 SERVERS = find_servers()
 StartServer = Callable[[str], RedisServer]
 # For tests with each of them: the suite takes the first, the campaign all.
+IN_CAMPAIGN = [pytest.mark.campaign, pytest.mark.long]
 EVERY_SERVER = [
-    pytest.param(name, marks=[pytest.mark.campaign, pytest.mark.long] * bool(number))
-    for number, name in enumerate(SERVERS)
+    pytest.param(name, marks=IN_CAMPAIGN * bool(number)) for number, name in enumerate(SERVERS)
 ]
 
 

@@ -12,8 +12,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from binance_insurance import AssetBalance, InsuranceClient, InsurancePool, LocalBudget, Runtime
+from binance_insurance.cli._app import app
 from binance_insurance.cli._watching import follow
 from binance_insurance.sandbox import Fault, Sandbox, Scenario
 
@@ -114,9 +116,7 @@ def test_ctrl_c_ends_it_without_a_word(options: list[str]) -> None:
 
 @pytest.mark.parametrize("every", ["0", "-1", "nan", "inf"])
 def test_a_bad_number_is_one_line(every: str) -> None:
-    done = subprocess.run(
-        [*COMMAND[:-1], every], capture_output=True, text=True, check=False, timeout=20
-    )
-    assert done.returncode == 2
+    done = CliRunner().invoke(app, ["watch", "--sandbox", "--every", every])
+    assert done.exit_code == 2
     assert done.stderr.startswith("binance-insurance: every must be a positive number")
     assert len(done.stderr.splitlines()) == 1

@@ -26,6 +26,7 @@ from binance_insurance import (
 )
 from binance_insurance.sandbox import Documented, Fault, Sandbox
 
+from .conftest import IN_CAMPAIGN
 from .exchange import exchange_in_a_thread
 
 SYMBOLS = [symbol for pool in Documented().pools(0) for symbol in pool.symbols]
@@ -197,7 +198,7 @@ gc.collect()
 """
 
 
-@pytest.mark.parametrize("middle", ["", "middle"])
+@pytest.mark.parametrize("middle", ["", pytest.param("middle", marks=IN_CAMPAIGN)])
 @pytest.mark.parametrize("close", ["at once", "later", "again"])
 def test_loops_that_are_not_shut_down_leave_no_complaint(
     exchange: Sandbox, close: str, middle: str

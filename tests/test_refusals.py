@@ -19,7 +19,7 @@ from binance_insurance import (
 from binance_insurance.budget import RedisBudget
 from binance_insurance.sandbox import Fault, Sandbox
 
-from .conftest import SERVERS, Singles, StartServer
+from .conftest import IN_CAMPAIGN, SERVERS, Singles, StartServer
 from .scale import sample
 
 AnyBudget = LocalBudget | SqliteBudget | RedisBudget
@@ -29,7 +29,7 @@ LATENCY = 0.05
 FREEZE, BAN = sample(1, 2), sample(1, 5)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=IN_CAMPAIGN)])
 def make_budget(
     request: pytest.FixtureRequest, tmp_path: Path, redis_servers: StartServer
 ) -> MakeBudget:

@@ -37,7 +37,7 @@ from binance_insurance.budget import (
 from binance_insurance.cli._app import app
 from binance_insurance.sandbox import Fault, Sandbox
 
-from .conftest import SERVERS, StartServer
+from .conftest import IN_CAMPAIGN, SERVERS, StartServer
 from .exchange import exchange_in_a_thread
 from .scripts import script
 
@@ -131,7 +131,7 @@ class Place:
         return cast("list[bytes]", client.keys(f"binance-insurance:*{self.group}*"))  # pyright: ignore[reportUnknownMemberType]
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=IN_CAMPAIGN)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "sqlite":
         return Place("sqlite", tmp_path, "")
