@@ -40,6 +40,10 @@ EVERY_SERVER = [
 class VirtualTimeLoop(LoopTimeEventLoop, asyncio.SelectorEventLoop):
     """A loop whose waits take no time, while its sockets are real."""
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the threads, which take real time: a bound in virtual time is over at once."""
+        await super().shutdown_default_executor()
+
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Let every coroutine test and its fixtures run in virtual time."""
