@@ -41,6 +41,7 @@ class _Thread:
 
     def __init__(self, ledger: object) -> None:
         self.users = 0
+        self.ending = False
         self.loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="binance-insurance", daemon=True)
@@ -60,6 +61,9 @@ class _Thread:
         """End the loop: callers that wait in it get an error."""
         self._dropped.detach()
         _post(self.loop, self._stop.set)
+
+    def join(self) -> None:
+        """Wait until its loop has ended."""
         self._thread.join()
 
     def forget(self) -> None:
@@ -78,6 +82,13 @@ class _Threads:
     def _make_locks(self) -> None:
         self.lock = threading.Lock()  # of these threads
         self.direct = threading.RLock()  # of calls that are made without a loop
+
+    def drop(self, ledger: object, thread: _Thread) -> None:
+        """Wait until a thread that ends has ended, and forget it."""
+        thread.join()
+        with self.lock:
+            if self.of.get(ledger) is thread:
+                del self.of[ledger]
 
     def _restart(self) -> None:
         for thread in list(self.of.values()):
@@ -150,8 +161,14 @@ class Caller:
             RuntimeError: the loop is that of this thread.
             StoreError: the loop has ended before the work.
         """
-        with _threads.lock:
-            loop = self._loop_to_use()
+        ledger = self._budget.whole
+        while True:
+            with _threads.lock:
+                thread = _threads.of.get(ledger)
+                if thread is None or not thread.ending:
+                    loop = self._loop_to_use(thread)
+                    break
+            _threads.drop(ledger, thread)
         return _run(loop, work, lambda: self.call(give_up))
 
     def finish(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
@@ -174,11 +191,11 @@ class Caller:
             thread.users -= 1
             if thread.users:
                 return
-            del _threads.of[self._budget.whole]
+            thread.ending = True  # whoever comes now waits for that, and takes another
         thread.end()
+        _threads.drop(self._budget.whole, thread)
 
-    def _loop_to_use(self) -> AbstractEventLoop:
-        thread = _threads.of.get(self._budget.whole)
+    def _loop_to_use(self, thread: _Thread | None) -> AbstractEventLoop:
         made_in = self._made_in if self._process == os.getpid() else None
         for loop in (self._budget.loop, made_in):
             if loop is not None and loop.is_running() and (thread is None or loop != thread.loop):
