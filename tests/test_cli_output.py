@@ -21,6 +21,7 @@ from binance_insurance import AssetBalance, InsurancePool
 from binance_insurance.cli._app import app
 from binance_insurance.sandbox import Fault, Sandbox, Scenario
 
+from .conftest import IN_CAMPAIGN
 from .exchange import exchange_in_a_thread
 
 if sys.platform == "win32":
@@ -81,7 +82,9 @@ def base_url(exchange: Sandbox, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.usefixtures("base_url")
-@pytest.mark.parametrize("columns", [40, 60, 80, 120, 200])
+@pytest.mark.parametrize(
+    "columns", [40, *(pytest.param(wide, marks=IN_CAMPAIGN) for wide in (60, 80, 120, 200))]
+)
 def test_a_terminal_shows_everything_whole(columns: int) -> None:
     code, shown = Terminal(columns, "pools").finish()
     assert code == 0

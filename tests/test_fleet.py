@@ -27,7 +27,7 @@ from .scale import sample
 
 pytestmark = [pytest.mark.campaign, pytest.mark.fleet]
 LIMIT, INTERVAL, CALLERS = sample(200, 2400), sample(1, 2), 16
-WINDOWS = sample(1, 10)  # full windows that are watched, and kills
+WINDOWS = sample(2, 10)  # full windows that are watched, and kills
 Process = asyncio.subprocess.Process
 
 
@@ -110,6 +110,7 @@ def test_one_process_uses_the_limit_without_a_refusal() -> None:
     assert_the_limit_is_used("memory://", processes=1)
 
 
+@pytest.mark.long
 def test_four_processes_use_the_limit_without_a_refusal(budget: str) -> None:
     assert_the_limit_is_used(budget, processes=4)
 

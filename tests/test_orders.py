@@ -101,7 +101,7 @@ async def cancel_orders(url: str, budget: Budget, seconds: float) -> list[float]
 @pytest.mark.parametrize(
     "where",
     [
-        "memory",
+        pytest.param("memory", marks=pytest.mark.long),
         pytest.param("sqlite", marks=pytest.mark.long),
         pytest.param("another process", marks=pytest.mark.long),
     ],

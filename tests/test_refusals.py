@@ -29,7 +29,9 @@ LATENCY = 0.05
 FREEZE, BAN = sample(1, 2), sample(1, 5)
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=IN_CAMPAIGN)])
+@pytest.fixture(
+    params=["memory", *(pytest.param(kind, marks=IN_CAMPAIGN) for kind in ("sqlite", "redis"))]
+)
 def make_budget(
     request: pytest.FixtureRequest, tmp_path: Path, redis_servers: StartServer
 ) -> MakeBudget:
