@@ -59,6 +59,7 @@ async def read_elsewhere(url: str, address: str, reserve: int) -> None:
 @asynccontextmanager
 async def readers_elsewhere(url: str, address: str, reserve: int) -> AsyncGenerator[None]:
     code = (
+        f"import sys; sys.path.append({str(ROOT)!r}); "  # behind the installed package
         "import asyncio; from tests.test_orders import read_elsewhere; "
         f"asyncio.run(read_elsewhere({url!r}, {address!r}, {reserve}))"
     )
