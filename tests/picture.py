@@ -1,6 +1,6 @@
 """Draws the picture on the first page of the docs: what the page's example prints.
 
-`python -m tests.picture` runs the example against the sandbox, and writes the picture anew.
+`python -m tests.picture` runs the example against the sandbox, and writes the picture again.
 """
 
 from __future__ import annotations

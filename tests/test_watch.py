@@ -39,7 +39,7 @@ def pool(*symbols: str, usdt: str = "1") -> InsurancePool:
 
 
 class Pools(Scenario):
-    """Pools that a test changes; the balance of the first is the number of the minute."""
+    """Pools that a test changes."""
 
     def __init__(self) -> None:
         self.now = [pool("A", "B"), pool("C")]

@@ -46,8 +46,8 @@ class Lost(NamedTuple):
         settled_from: an answer to a request sent from this time on settles it.
         weight: the weight.
         kind: `lost`, or how it was answered, so it has arrived. `lagging` and `overtaken`: the
-            answer reported less than the highest sum of its window, after that was known or in
-            flight with it; unless a node lags, the highest sum has what was overtaken.
+            answer reported less than the highest sum of its window, after that was known or while
+            both were in flight; unless a node lags, the highest sum has what was overtaken.
     """
 
     settled_from: float

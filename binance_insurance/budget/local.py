@@ -79,9 +79,7 @@ class LocalBudget(QueueingBudget):
             lease = self._take(weight, self._monotonic(), self._own_reserve)
             if lease is not None:
                 return lease
-        reserve = self._own_reserve
-        self.check_within(reserve, weight, timeout)
-        return await self._wait(weight, timeout, reserve)
+        return await self.acquire_within(self._own_reserve, weight, timeout)
 
     async def acquire_within(self, reserve: int, weight: int, timeout: float | None) -> Lease:
         """Acquire for a caller that leaves `reserve` of the limit to others."""

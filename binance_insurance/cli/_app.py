@@ -157,9 +157,7 @@ def pools(
             if failure is not None:
                 raise failure
 
-    if scenario is not None and not sandbox:
-        raise typer.BadParameter("works only with --sandbox", param_hint="--scenario")
-    local = (scenario or Scenario.DOCUMENTED) if sandbox else None
+    local = _local(scenario, Scenario.DOCUMENTED, sandbox=sandbox)
     _run(_with_client(show, _base_url(context, base_url), budget, local))
 
 
@@ -223,14 +221,12 @@ def watch(
     ] = None,
 ) -> None:
     """Print what moves, one line for each change, until Ctrl-C."""
-    if scenario is not None and not sandbox:
-        raise typer.BadParameter("works only with --sandbox", param_hint="--scenario")
+    local = _local(scenario, Scenario.REGROUPING, sandbox=sandbox)
     seconds = (1.0 if sandbox else 60.0) if every is None else every
 
     async def show(client: InsuranceClient) -> None:
         await follow(client, seconds, symbols or None, as_json=format is WatchFormat.JSONL)
 
-    local = (scenario or Scenario.REGROUPING) if sandbox else None
     _run(_with_client(show, _base_url(context, base_url), budget, local), interrupted=0)
 
 
@@ -284,6 +280,13 @@ async def _with_client(
                 await show(client)
         except (ValueError, ModuleNotFoundError) as error:
             _fail(str(error), USAGE)
+
+
+def _local(scenario: Scenario | None, default: Scenario, *, sandbox: bool) -> Scenario | None:
+    """Return what the local exchange of a command serves; None where it asks the real one."""
+    if scenario is not None and not sandbox:
+        raise typer.BadParameter("works only with --sandbox", param_hint="--scenario")
+    return (scenario or default) if sandbox else None
 
 
 def _own_budget() -> str:

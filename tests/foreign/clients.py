@@ -21,6 +21,7 @@ import msgspec
 
 from binance_insurance import InsuranceClient, LocalBudget
 from binance_insurance.budget import create_budget
+from binance_insurance.middleware import BudgetAdapter, BudgetMiddleware, BudgetTransport
 
 # What the clients wait for: an answer, however long the wait for weight before it.
 TIMEOUT = 60
@@ -47,13 +48,13 @@ def middlewares(url: str, budget: Any) -> tuple[Any, ...]:
     """Return what makes an aiohttp session pay; nothing where there is no budget."""
     if budget is None:
         return ()
-    return (import_module("binance_insurance.middleware").BudgetMiddleware(budget, base_url=url),)
+    return (BudgetMiddleware(budget, base_url=url),)
 
 
 def mount(session: Any, url: str, blocking: Any) -> None:
     """Make a requests session pay, where there is a budget."""
     if blocking is not None:
-        session.mount(url, import_module("binance_insurance.middleware").BudgetAdapter(blocking))
+        session.mount(url, BudgetAdapter(blocking))
 
 
 # --- asyncio ---
@@ -185,8 +186,7 @@ async def plain_httpx(url: str, budget: Any) -> AsyncGenerator[list[Sequence[Cal
     httpx = foreign("httpx")
     transport = None
     if budget is not None:
-        middleware = import_module("binance_insurance.middleware")
-        transport = middleware.BudgetTransport(budget, base_url=url)
+        transport = BudgetTransport(budget, base_url=url)
     async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT) as client:
 
         async def get(address: str) -> object:

@@ -6,7 +6,6 @@ import asyncio
 import re
 import textwrap
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -19,11 +18,6 @@ from .clients import foreign
 URL = "https://fapi.binance.com"
 PAGE = (ROOT / "docs" / "one-budget.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```py\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-
-pytestmark = pytest.mark.skipif(
-    find_spec("binance_insurance.middleware") is None,
-    reason="there is no binance_insurance.middleware yet",
-)
 
 
 def names() -> dict[str, Any]:

@@ -12,7 +12,6 @@ from contextlib import (
     ExitStack,
     asynccontextmanager,
 )
-from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -37,11 +36,6 @@ pytestmark = pytest.mark.fleet  # real time: windows of 2 s
 LIMIT, INTERVAL = 2400, 2
 NAMES = ("A", "B", "C")  # of processes
 SCENARIO = OnePoolPerSymbol(NAMES, clients.CALLERS)
-
-paying = pytest.mark.skipif(
-    find_spec("binance_insurance.middleware") is None,
-    reason="there is no binance_insurance.middleware yet",
-)
 
 
 class Watched(msgspec.Struct):
@@ -110,7 +104,6 @@ def test_three_clients_that_each_believe_only_themselves_are_refused(tolerated: 
     asyncio.run(main())
 
 
-@paying
 def test_three_clients_on_one_budget_use_the_limit_without_a_refusal() -> None:
     async def main() -> None:
         async with (
@@ -131,7 +124,6 @@ def test_three_clients_on_one_budget_use_the_limit_without_a_refusal() -> None:
 Open = Callable[[str, Any], AbstractAsyncContextManager[list[Sequence[Call]]]]
 
 
-@paying
 @pytest.mark.parametrize("plain", [clients.plain_aiohttp, clients.plain_httpx])
 def test_hand_written_code_uses_the_limit_without_a_refusal(plain: Open) -> None:
     async def main() -> None:
@@ -161,7 +153,6 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return start(next(iter(SERVERS))).url
 
 
-@paying
 def test_three_processes_of_three_clients_use_the_limit_without_a_refusal(address: str) -> None:
     script = [sys.executable, "-P", str(ROOT / "tests" / "foreign" / "clients.py")]
     with (
@@ -192,7 +183,6 @@ def test_three_processes_of_three_clients_use_the_limit_without_a_refusal(addres
 OpenBlocking = Callable[[str, Any], AbstractContextManager[list[BlockingCall]]]
 
 
-@paying
 @pytest.mark.parametrize(
     "kinds",
     [[clients.sdk, clients.ccxt_sync], [clients.plain_requests]],
