@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator  # noqa: TC003 - msgspec reads annotations at run time
 from datetime import UTC, datetime
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, Inexact
-from functools import cached_property
+from functools import cached_property, reduce
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, TypeVar, overload
 
 from msgspec import Meta, Struct
 
 from ._pydantic import PydanticStruct
-from ._text import one_line, printable
+from ._text import iso, one_line, printable
 from .errors import AssetNotHeldError
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ __all__ = [
     "InsuranceSnapshot",
     "RequestWeight",
     "exact_difference",
+    "exact_sum",
     "normalise_symbol",
+    "same_scale",
 ]
 
 T = TypeVar("T")
@@ -177,7 +179,7 @@ class InsurancePool(PydanticStruct, frozen=True, gc=False, eq=False, rename="cam
             ],
         }
         if self.observed_at is not None:
-            content["observedAt"] = _iso(self.observed_at)
+            content["observedAt"] = iso(self.observed_at)
         return content
 
     _as_dict = to_dict
@@ -264,7 +266,7 @@ class InsuranceSnapshot(PydanticStruct, frozen=True, dict=True, rename="camel"):
         """
         content: dict[str, object] = {
             "pools": [pool.to_dict() for pool in self.pools],
-            "observedAt": _iso(self.observed_at),
+            "observedAt": iso(self.observed_at),
         }
         if not self.complete:
             content["complete"] = False
@@ -280,15 +282,15 @@ class InsuranceSnapshot(PydanticStruct, frozen=True, dict=True, rename="camel"):
         All balances of one call have the same number of decimals, and no digit is lost: polars
         takes a column's scale from its first rows and would cut the others.
         """
-        amounts = [held.margin_balance for pool in self.pools for held in pool.assets]
-        unit = Decimal(1).scaleb(-max(map(_decimals, amounts), default=0))
+        amounts = same_scale(held.margin_balance for pool in self.pools for held in pool.assets)
+        scaled = iter(amounts)
         return [
             {
                 "observed_at": self.observed_at,
                 "pool": name,
                 "symbols": pool.symbols,
                 "asset": held.asset,
-                "margin_balance": held.margin_balance.quantize(unit, context=_EXACT),
+                "margin_balance": next(scaled),
                 "updated_at": held.updated_at,
             }
             for pool in self.pools
@@ -325,6 +327,18 @@ def exact_difference(minuend: Decimal, subtrahend: Decimal) -> Decimal:
     return _EXACT.subtract(minuend, subtrahend)
 
 
+def exact_sum(amounts: Iterable[Decimal]) -> Decimal:
+    """Add up without rounding, whatever the current decimal context says."""
+    return reduce(_EXACT.add, amounts, Decimal(0))
+
+
+def same_scale(amounts: Iterable[Decimal]) -> list[Decimal]:
+    """Return equal amounts that have the same number of decimals."""
+    given = list(amounts)
+    unit = Decimal(1).scaleb(-max(map(_decimals, given), default=0))
+    return [amount.quantize(unit, context=_EXACT) for amount in given]
+
+
 def _decimals(amount: Decimal) -> int:
     return max(0, -int(amount.as_tuple().exponent))
 
@@ -332,10 +346,6 @@ def _decimals(amount: Decimal) -> int:
 def _pool_id(symbols: Iterable[str]) -> str:
     """Name a pool by its symbols, in any order."""
     return sha256("\n".join(sorted(symbols)).encode()).hexdigest()[:_ID_DIGITS]
-
-
-def _iso(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _first(texts: Iterable[str]) -> str:

@@ -131,6 +131,16 @@ class Watch:
         self._closed = False
 
     @property
+    def every(self) -> float:
+        """Seconds of a tick."""
+        return self._every
+
+    @property
+    def symbols(self) -> tuple[str, ...] | None:
+        """The symbols whose pools it watches; None where it watches all."""
+        return None if self._symbols is None else tuple(self._symbols)
+
+    @property
     def status(self) -> WatchStatus:
         """Whether it observes, and if not, since when and why."""
         last, failed, newest = self._last, self._failed, self._newest()

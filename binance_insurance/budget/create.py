@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from .address import read_address
+from .._address import read_address
 from .exchange import DEFAULT_GROUP
 from .local import LocalBudget
 
 if TYPE_CHECKING:
-    from .address import Address
+    from .._address import Address
     from .spending import Budget
 
 
@@ -70,7 +69,7 @@ def create_budget(
             no password.
         ModuleNotFoundError: the extra for this URL is not installed.
     """
-    address = read_address(url)
+    address = read_address(url, "budget")
     given: dict[str, float | str | None]
     given = {"limit": limit, "interval": interval, "reserve": reserve}
     if address.scheme == "memory":
@@ -97,32 +96,12 @@ def _sqlite(address: Address, given: dict[str, float | str | None]) -> Budget:
     address.check_names(_SharedOptions.__struct_fields__)
     options = _merged(address, _SharedOptions, given)
     return SqliteBudget(
-        _file(address),
+        address.file(),
         options.limit,
         interval=options.interval,
         reserve=options.reserve,
         group=options.group,
     )
-
-
-def _file(address: Address) -> Path:
-    """Return the path of a file, absolute, so that a process can change its directory.
-
-    Raises:
-        ValueError: it is none, or relative and its directory is missing.
-    """
-    name = address.path.removeprefix("/")
-    if address.host or not name or "///" not in address.url:
-        raise ValueError(f"a budget file is sqlite:///path, not {str(address)!r}")
-    path = Path(name)
-    if not path.is_absolute() and not path.parent.is_dir():
-        # To make it would give each working directory a budget of its own.
-        meant = str(address).replace("///", "////", 1)
-        raise ValueError(
-            f"there is no directory {str(path.parent)!r} in {str(Path.cwd())!r} for {address}; "
-            f"an absolute path has one slash more: {meant}"
-        )
-    return path.absolute()
 
 
 def _redis(address: Address, given: dict[str, float | str | None]) -> Budget:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._files import Identity, identity, make_directory
+
 if sys.platform != "win32":
     import fcntl
 
@@ -22,8 +24,7 @@ _TRIES = 6  # a file that is moved or broken while it is used is tried again so 
 _PAUSE = 0.01  # seconds before the second of these tries; twice as long before each one after it
 _MOVING = 0.05  # seconds in which the rest of a database that is moved away follows its file
 
-_Identity = tuple[int, int] | None  # device and number of a file; None if it is not there
-_Files = tuple[_Identity, _Identity, _Identity]
+_Files = tuple[Identity, Identity, Identity]
 
 
 class Database:
@@ -80,7 +81,7 @@ class Database:
     def _opened(self) -> sqlite3.Connection:
         """Return the connection; a new one if the files are others than those that were opened."""
         if self._connection is None or not self._in_place():
-            _make(self._path.parent)
+            make_directory(self._path.parent)
             self._names = _names(self._path)
             with _alone(self._path.resolve().parent):
                 self._connection = self._reopen()
@@ -88,7 +89,7 @@ class Database:
 
     def _reopen(self) -> sqlite3.Connection:
         """Open what is at the path, or begin a new file."""
-        file, torn = _identity(self._names[0]), False
+        file, torn = identity(self._names[0]), False
         if self._connection is not None:
             # If it is there and what belongs to it is not, others may write past it.
             torn = file == self._files[0]
@@ -100,7 +101,7 @@ class Database:
                 Path(each).unlink(missing_ok=True)
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, self._mode))
             self._path.chmod(self._mode)
-            file = _identity(self._names[0])
+            file = identity(self._names[0])
         connection = _connect(self._path)
         try:
             self._mode = self._path.stat().st_mode & 0o777
@@ -158,27 +159,12 @@ def _names(path: Path) -> tuple[str, str, str]:
 
 def _identities(names: tuple[str, str, str]) -> _Files:
     file, log, index = names
-    return _identity(file), _identity(log), _identity(index)
-
-
-def _identity(name: str) -> _Identity:
-    try:
-        found = os.stat(name)  # noqa: PTH116 - with each transaction, and a Path takes its time
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
+    return identity(file), identity(log), identity(index)
 
 
 def _is_busy(error: Exception) -> bool:
     code = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.Error) else None
     return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-
-def _make(directory: Path) -> None:
-    """Make a directory and those above it, for this user alone."""
-    missing = [each for each in (directory, *directory.parents) if not each.exists()]
-    for each in reversed(missing):
-        each.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -17,10 +17,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from .._address import read_address
 from .._forks import in_children, keep
 from .._text import one_line, repeats
 from ..errors import StoreError
-from .address import read_address
 from .boot import boot_id, slept
 from .change import ClockBounds
 from .change_script import CHANGE
@@ -30,8 +30,8 @@ from .shared import is_ending
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from .._address import Address
     from .._runtime import Runtime
-    from .address import Address
     from .change import Change, Written
 
 _PREFIX = "binance-insurance:budget"
@@ -58,7 +58,7 @@ class _Script(Protocol):
 
 def _checked(url: str) -> Address:
     """Take a URL apart; refuse what redis-py would ignore, or fail with at its first connection."""
-    address = read_address(url)
+    address = read_address(url, "budget")
     number = address.scheme in {"redis", "rediss"} and re.fullmatch(r"/?\d*", address.path)
     if not number and address.scheme != "unix":
         raise ValueError(f"a budget's Redis is redis://host:6379/0 or unix:///path, not {address}")

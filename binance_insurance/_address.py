@@ -1,15 +1,16 @@
-"""The URL of a budget, taken apart. Pure."""
+"""The URL of a budget or a history, taken apart."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Never, TypeVar
 from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 
 import msgspec
 from msgspec import Struct
 
-from .._text import one_line, without_password
+from ._text import one_line, without_password
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -20,9 +21,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Address(Struct, frozen=True):
-    """A budget's URL and its parts.
+    """A URL and its parts.
 
     Attributes:
+        kind: what it is the URL of: "budget" or "history".
         url: as it was given; it may have a password.
         scheme: in lower case.
         host: all that stands between `//` and the path.
@@ -30,6 +32,7 @@ class Address(Struct, frozen=True):
         options: the query, decoded.
     """
 
+    kind: str
     url: str
     scheme: str
     host: str
@@ -51,7 +54,7 @@ class Address(Struct, frozen=True):
         """
         for name in self.options:
             if name not in known:
-                self.refuse(name, "is not one of this budget")
+                self.refuse(name, f"is not one of this {self.kind}")
 
     def convert(self, kind: type[T]) -> T:
         """Return the options that `kind` has as a struct of that type.
@@ -78,6 +81,25 @@ class Address(Struct, frozen=True):
         name = name if name in unquote_plus(shown) else "***"
         raise ValueError(f"the option {name!r} of {shown} {why}")
 
+    def file(self) -> Path:
+        """Return the path of a file, absolute, so that a process can change its directory.
+
+        Raises:
+            ValueError: it is none, or relative and its directory is missing.
+        """
+        name = self.path.removeprefix("/")
+        if self.host or not name or "///" not in self.url:
+            raise ValueError(f"a {self.kind} file is sqlite:///path, not {str(self)!r}")
+        path = Path(name)
+        if not path.is_absolute() and not path.parent.is_dir():
+            # To make it would give each working directory a file of its own.
+            meant = str(self).replace("///", "////", 1)
+            raise ValueError(
+                f"there is no directory {str(path.parent)!r} in {str(Path.cwd())!r} for {self}; "
+                f"an absolute path has one slash more: {meant}"
+            )
+        return path.absolute()
+
     def without(self, names: Collection[str]) -> str:
         """Return the URL without some of its options."""
         before, _, query = self.url.partition("?")
@@ -87,8 +109,12 @@ class Address(Struct, frozen=True):
         return f"{before}?{'&'.join(left)}" if any(left) else before
 
 
-def read_address(url: str) -> Address:
-    """Take the URL of a budget apart.
+def read_address(url: str, kind: str) -> Address:
+    """Take a URL apart.
+
+    Args:
+        url: as it was given.
+        kind: what it is the URL of.
 
     Raises:
         ValueError: it is none, or has an option twice or without a value.
@@ -102,10 +128,10 @@ def read_address(url: str) -> Address:
         port, parts, path, query = 0, urlsplit(""), "", []
     if port == 0 or parts.fragment or _CONTROL.search(url) or "\0" in path:
         raise ValueError(
-            f"{shown} is not a valid URL of a budget: its port must be a number, and special "
+            f"{shown} is not a valid URL of a {kind}: its port must be a number, and special "
             "characters in a user name, password, path or option must be percent-encoded"
         )
-    address = Address(url, parts.scheme, parts.netloc, path, dict(query))
+    address = Address(kind, url, parts.scheme, parts.netloc, path, dict(query))
     for number, (name, value) in enumerate(query):
         if not value:
             address.refuse(name, "has no value")
