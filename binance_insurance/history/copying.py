@@ -1,0 +1,63 @@
+"""All facts of a store, page by page: for another store, or for a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from .facts import Facts, layout_from
+from .steps import ask, ask_for
+
+if TYPE_CHECKING:
+    from .facts import ValueKey
+    from .steps import Row, Steps
+
+_PAGE = 10_000
+_Page: TypeAlias = "tuple[dict[ValueKey, int], Row | None]"
+
+
+def read_observations() -> Steps[Facts]:
+    """Return what was observed and when, without the values."""
+    rows = yield from ask("SELECT content FROM layout")
+    layouts = [layout_from(content) for (content,) in rows]
+    facts = Facts(layouts={layout.digest: layout for layout in layouts})
+    digests: dict[int, bytes] = dict((yield from ask("SELECT id, digest FROM layout")))
+    key: Row = (-(2**62), 0)
+    while True:
+        page = yield from ask(
+            "SELECT time, layout FROM observation WHERE (time, layout) > (?, ?) "
+            "ORDER BY time, layout LIMIT ?",
+            *key,
+            _PAGE,
+        )
+        facts.observations.update((time, digests[layout]) for time, layout in page)
+        if len(page) < _PAGE:
+            break
+        key = tuple(page[-1])
+    spans = yield from ask("SELECT first, last FROM span")
+    facts.spans.extend((first, last) for first, last in spans)
+    return facts
+
+
+def read_values(after: Row | None) -> Steps[_Page]:
+    """Return a page of values with their first reports, and where the next page begins.
+
+    Args:
+        after: where it begins; None for the first page.
+    """
+    sql = "SELECT pool, asset, update_time, balance, observed_time FROM value {} ORDER BY "
+    sql += "pool, asset, update_time, balance LIMIT ?"
+    if after is None:
+        page = yield from ask(sql.format(""), _PAGE)
+    else:
+        where = "WHERE (pool, asset, update_time, balance) > (?, ?, ?, ?)"
+        page = yield from ask(sql.format(where), *after, _PAGE)
+    numbers = {row[0] for row in page}
+    pools: dict[int, str] = dict(
+        (yield from ask_for("SELECT id, symbols FROM pool WHERE id IN", numbers))
+    )
+    assets: dict[int, str] = dict((yield from ask("SELECT id, name FROM asset")))
+    values = {
+        (pools[pool], assets[asset], updated, str(balance)): observed
+        for pool, asset, updated, balance, observed in page
+    }
+    return values, tuple(page[-1][:4]) if len(page) == _PAGE else None

@@ -1,0 +1,59 @@
+"""Datetimes of users and the integers of a store. Pure.
+
+A store keeps observations in microseconds, and update times and first reports in milliseconds, as
+the exchange gives them.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_SECOND = 1_000_000  # microseconds
+FOREVER = 2**62
+
+
+def microseconds(time: datetime, name: str) -> int:
+    """Return an aware datetime as microseconds since 1970 UTC.
+
+    Raises:
+        ValueError: it is naive, or no datetime; the message has its name.
+    """
+    given: object = time
+    if not isinstance(given, datetime) or given.utcoffset() is None:
+        raise ValueError(f"{name} must be an aware datetime, such as datetime.now(UTC), not {given}")
+    return (given - _EPOCH) // _MICROSECOND
+
+
+def aware(time: int) -> datetime:
+    """Return microseconds since 1970 UTC as a datetime in UTC."""
+    return _EPOCH + timedelta(microseconds=time)
+
+
+def milliseconds(time: int) -> int:
+    """Return the millisecond in which a time in microseconds lies."""
+    return time // 1000
+
+
+def first_millisecond(time: int) -> int:
+    """Return the first whole millisecond at or after a time in microseconds."""
+    return -(-time // 1000)
+
+
+def next_second(time: int) -> int:
+    """Return when the second of a time in microseconds is over, in milliseconds."""
+    return (time // _SECOND + 1) * 1000
+
+
+def bounds(start: datetime | None, end: datetime | None) -> tuple[int, int]:
+    """Return `start <= time < end` in microseconds.
+
+    Raises:
+        ValueError: one of them is naive, or the start is after the end.
+    """
+    low = -FOREVER if start is None else microseconds(start, "start")
+    high = FOREVER if end is None else microseconds(end, "end")
+    if low > high:
+        raise ValueError(f"start {start} is after end {end}")
+    return low, high

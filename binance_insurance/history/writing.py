@@ -1,0 +1,170 @@
+"""Facts into a store. A store is a set of facts, so what is there already changes nothing."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeAlias
+
+from .facts import facts_of, key_digest
+from .spans import united
+from .steps import ask, ask_for, change
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from ..models import InsuranceSnapshot
+    from .facts import Facts, Layout, ValueKey
+    from .spans import Span
+    from .steps import Steps
+
+_Observation: TypeAlias = tuple[int, bytes, int]  # when, the digest and the number of the layout
+
+_OBSERVATIONS = (
+    "SELECT o.time, l.digest, o.layout, o.begins "
+    "FROM observation o JOIN layout l ON l.id = o.layout"
+)
+
+
+def write_observed(observed: Iterable[tuple[InsuranceSnapshot, datetime | None]]) -> Steps[int]:
+    """Add snapshots, each with the observation before it; return the number of new values.
+
+    Raises:
+        ValueError: one of them cannot be taken.
+    """
+    return (yield from write(facts_of(observed)))
+
+
+def write(facts: Facts) -> Steps[int]:
+    """Add facts, and return the number of values that are new."""
+    new = yield from _write_values(facts.values)
+    layouts = yield from _write_layouts(facts.layouts)
+    if facts.observations:
+        yield from _write_observations(
+            {(time, digest, layouts[digest]) for time, digest in facts.observations}
+        )
+    for span in united(facts.spans):
+        yield from _write_span(span)
+    return new
+
+
+def _write_values(values: Mapping[ValueKey, int]) -> Steps[int]:
+    pools = yield from _pool_ids({pool for pool, _, _, _ in values})
+    assets = yield from _asset_ids({asset for _, asset, _, _ in values})
+    rows = [
+        (pools[pool], assets[asset], update_time, balance, observed)
+        for (pool, asset, update_time, balance), observed in values.items()
+    ]
+    new = yield from change(
+        "INSERT INTO value (pool, asset, update_time, balance, observed_time) "
+        "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        rows,
+    )
+    ((newest,),) = yield from ask("SELECT newest FROM reported")
+    if new < len(rows):
+        # Of a value that is there already, the earlier first report counts.
+        yield from change(
+            "UPDATE value SET observed_time = ? WHERE pool = ? AND asset = ? AND update_time = ? "
+            "AND balance = ? AND observed_time > ?",
+            [(row[4], *row) for row in rows if row[4] < newest],
+        )
+    latest = max(values.values(), default=newest)
+    if latest > newest:
+        yield from change("UPDATE reported SET newest = ?", [(latest,)])
+    return new
+
+
+def _pool_ids(keys: Collection[str]) -> Steps[dict[str, int]]:
+    digests = {key_digest(key): key for key in keys}
+    sql = "SELECT digest, id FROM pool WHERE digest IN"
+    known: dict[bytes, int] = dict((yield from ask_for(sql, digests)))
+    if missing := [(digest, key) for digest, key in digests.items() if digest not in known]:
+        yield from change("INSERT INTO pool (digest, symbols) VALUES (?, ?)", sorted(missing))
+        known |= dict((yield from ask_for(sql, [digest for digest, _ in missing])))
+    return {key: known[digest] for digest, key in digests.items()}
+
+
+def _asset_ids(names: Collection[str]) -> Steps[dict[str, int]]:
+    sql = "SELECT name, id FROM asset WHERE name IN"
+    known: dict[str, int] = dict((yield from ask_for(sql, names)))
+    if missing := sorted(set(names) - set(known)):
+        yield from change("INSERT INTO asset (name) VALUES (?)", [(name,) for name in missing])
+        known |= dict((yield from ask_for(sql, missing)))
+    return known
+
+
+def _write_layouts(layouts: Mapping[bytes, Layout]) -> Steps[dict[bytes, int]]:
+    """Return the numbers of layouts.
+
+    Of several orders of pools, symbols and assets the first by the alphabet stays, so that a store
+    does not depend on which came first.
+    """
+    sql = "SELECT digest, content, id FROM layout WHERE digest IN"
+    rows = yield from ask_for(sql, layouts)
+    known = {digest: content for digest, content, _ in rows}
+    yield from change(
+        "INSERT INTO layout (digest, content) VALUES (?, ?)",
+        [(each.digest, each.content) for each in layouts.values() if each.digest not in known],
+    )
+    yield from change(
+        "UPDATE layout SET content = ? WHERE digest = ?",
+        [
+            (layouts[digest].content, digest)
+            for digest, content in known.items()
+            if layouts[digest].content < content
+        ],
+    )
+    if len(known) < len(layouts):
+        rows = yield from ask_for(sql, layouts)
+    return {digest: number for digest, _, number in rows}
+
+
+def _write_observations(new: Collection[_Observation]) -> Steps[None]:
+    """Add observations, and mark those that begin a run of their layout."""
+    low, high = min(new)[0], max(new)[0]
+    before = yield from ask(
+        f"{_OBSERVATIONS} WHERE o.time < ? ORDER BY o.time DESC, l.digest DESC LIMIT 1", low
+    )
+    between = yield from ask(f"{_OBSERVATIONS} WHERE o.time >= ? AND o.time <= ?", low, high)
+    after = yield from ask(
+        f"{_OBSERVATIONS} WHERE o.time > ? ORDER BY o.time, l.digest LIMIT 1", high
+    )
+    marks = {tuple(key): begins for *key, begins in (*before, *between, *after)}
+    begins = _begins(sorted({*marks, *new}))
+    yield from change(
+        "INSERT INTO observation (begins, time, layout) VALUES (?, ?, ?)",
+        [(begins[each], each[0], each[2]) for each in new if each not in marks],
+    )
+    yield from change(
+        "UPDATE observation SET begins = ? WHERE time = ? AND layout = ?",
+        [
+            (begins[time, digest, layout], time, layout)
+            for time, digest, layout, begun in (*between, *after)
+            if begins[time, digest, layout] != begun
+        ],
+    )
+
+
+def _begins(observations: Sequence[_Observation]) -> dict[_Observation, int]:
+    """Say of each observation whether the one before it was of another layout."""
+    begins = dict.fromkeys(observations[:1], 1)
+    begins |= {later: int(earlier[1] != later[1]) for earlier, later in pairwise(observations)}
+    return begins
+
+
+def _write_span(span: Span) -> Steps[None]:
+    """Unite a span with those that it touches."""
+    first, last = span
+    touched = yield from ask(
+        "SELECT first, last FROM span WHERE first <= ? AND last >= ? AND first >= "
+        "coalesce((SELECT max(first) FROM span WHERE first <= ?), ?)",
+        last,
+        first,
+        first,
+        first,
+    )
+    (union,) = united([span, *((first, last) for first, last in touched)])
+    if [union] == [tuple(each) for each in touched]:
+        return
+    yield from change("DELETE FROM span WHERE first = ?", [(each[0],) for each in touched])
+    yield from change("INSERT INTO span (first, last) VALUES (?, ?)", [union])
