@@ -188,3 +188,23 @@ class Regrouping(Scenario):
     def _part(self, base: str) -> Decimal:
         """Return what a pool holds for a symbol, in USDT, before changes."""
         return Decimal(10 ** Random(f"{self._seed}/{base}").uniform(5.5, 8.0))  # noqa: S311
+
+
+_SCENARIOS: dict[str, type[Scenario]] = {
+    "documented": Documented,
+    "market": Market,
+    "regrouping": Regrouping,
+}
+
+
+def scenario_of(given: str | Scenario) -> Scenario:
+    """Return the scenario of a name; one that is given is returned as it is.
+
+    Raises:
+        ValueError: no scenario has that name.
+    """
+    if not isinstance(given, str):
+        return given
+    if given not in _SCENARIOS:
+        raise ValueError(f"scenario must be one of {list(_SCENARIOS)}, not {given!r}")
+    return _SCENARIOS[given]()

@@ -17,19 +17,15 @@ from ._accounting import Accounting, SeenRequest
 from ._bodies import Asked
 from ._endpoints import ENDPOINTS, OTHER, Endpoint, Reported, Symbol
 from ._faults import Fault, FaultKind
-from ._scenarios import Documented, Market, Regrouping, Scenario
+from ._scenarios import scenario_of
+from ._served import Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
-    from ..models import InsurancePool
+    from ._scenarios import Scenario
 
-_SCENARIOS: dict[str, type[Scenario]] = {
-    "documented": Documented,
-    "market": Market,
-    "regrouping": Regrouping,
-}
 _LETTERS = {1: "S", 60: "M", 3_600: "H", 86_400: "D"}
 _NAMES = {1: "SECOND", 60: "MINUTE", 3_600: "HOUR", 86_400: "DAY"}
 _WORTH_COMPRESSING = 1024
@@ -111,16 +107,11 @@ class Sandbox:
         self.inaccurate_used_weight = inaccurate_used_weight
         self.faults = deque(faults)
         self._other_faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
-        if isinstance(scenario, str) and scenario not in _SCENARIOS:
-            raise ValueError(f"scenario must be one of {list(_SCENARIOS)}, not {scenario!r}")
-        self._scenario = _SCENARIOS[scenario]() if isinstance(scenario, str) else scenario
+        self._served = Served(scenario_of(scenario))
         self._host = host
         self._port = port
         self._clock = clock
         self._runner: web.AppRunner | None = None
-        self._pools: tuple[InsurancePool, ...] = ()
-        self._all_pools = b""
-        self._pool_of: dict[str, bytes] = {}
         size = max(unit for unit in _LETTERS if interval % unit == 0)
         self._unit, self._units = size, interval // size
         self._weight_header = f"X-MBX-USED-WEIGHT-{self._units}{_LETTERS[size]}"
@@ -208,14 +199,14 @@ class Sandbox:
     def _content(
         self, endpoint: Endpoint, parameters: Mapping[str, str], now: float
     ) -> tuple[int, bytes]:
-        self._encode_pools(now)
+        self._served.update(now)
         symbol = parameters.get("symbol", "").upper()
         one = bool(symbol) and endpoint.symbol is not Symbol.UNUSED
         if endpoint.symbol is Symbol.NEEDED and not symbol:
             return 400, b'{"code":-1102,"msg":"Mandatory parameter \'symbol\' was not sent."}'
-        if one and symbol not in self._pool_of:
+        if one and symbol not in self._served.pool_of:
             return 400, _INVALID_SYMBOL
-        symbols = [symbol] if one else list(self._pool_of)
+        symbols = [symbol] if one else list(self._served.pool_of)
         asked = Asked(parameters, symbols, one, int(now * 1000), [self._rate_limit()])
         return 200, msgspec.json.encode(endpoint.body(asked))
 
@@ -232,10 +223,10 @@ class Sandbox:
         weight = self.snapshot_weight if symbol is None else 1
 
         def balance(now: float) -> tuple[int, bytes]:
-            self._encode_pools(now)
+            self._served.update(now)
             if symbol is None:
-                return 200, self._all_pools
-            pool = self._pool_of.get(symbol.upper())
+                return 200, self._served.every_pool
+            pool = self._served.pool_of.get(symbol.upper())
             if pool is None:
                 return 400, _INVALID_SYMBOL
             return 200, pool
@@ -253,7 +244,7 @@ class Sandbox:
         """Count a request, decide its verdict, and send the answer that belongs to the verdict."""
         now = self.now
         faults = self._faults_of(_name(request))
-        fault = faults[0] if faults else self._scenario.fault(now)
+        fault = faults[0] if faults else self._served.scenario.fault(now)
         if fault is not None and not fault.counted:
             weight = 0
         endpoint = request.path.rpartition("/")[2]
@@ -265,7 +256,7 @@ class Sandbox:
         if seen.verdict != web.HTTPOk.status_code:
             headers |= self._refusal_headers(seen)
             return self._response(request, seen.verdict, self._refusal(seen), headers)
-        fault = faults.popleft() if faults else self._scenario.fault(now)
+        fault = faults.popleft() if faults else self._served.scenario.fault(now)
         status, body = content(now)
         if fault is None:
             return self._response(request, status, body, headers)
@@ -353,18 +344,6 @@ class Sandbox:
         banned = seen.verdict == _BANNED
         end = accounting.banned_until if banned else accounting.resets_at(seen.at)
         return {"Retry-After": str(max(1, int(end - self.now) + 1))}
-
-    def _encode_pools(self, now: float) -> None:
-        pools = self._scenario.pools(now)
-        if pools is self._pools:
-            return
-        self._pools = pools
-        self._all_pools = msgspec.json.encode(pools)
-        self._pool_of = {}
-        for pool in pools:
-            body = msgspec.json.encode(pool)
-            for symbol in pool.symbols:
-                self._pool_of.setdefault(symbol, body)
 
 
 def _name(request: web.Request) -> str:
