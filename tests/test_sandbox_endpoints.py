@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
+from importlib.resources import files
 from typing import Any, Literal
 
 import aiohttp
@@ -225,3 +227,19 @@ async def test_every_listed_symbol_is_a_contract(session: aiohttp.ClientSession)
     assert named["ETHBTC"] == ("ETH", "BTC", "PERPETUAL")
     delivered = {each["symbol"]: each["deliveryDate"] for each in listed}
     assert delivered["ETHUSDT_261225"] == 1_798_185_600_000  # 2026-12-25 08:00 UTC
+
+
+async def test_an_answer_for_pools_has_what_the_exchange_documents_and_no_more(
+    session: aiohttp.ClientSession,
+) -> None:
+    documented = files("binance_insurance.sandbox") / "documented"
+    one, several = (
+        json.loads((documented / name).read_bytes()) for name in ("pool.json", "pools.json")
+    )
+    assert await content(session, f"/fapi/v1/insuranceBalance?{BTC}") == one
+    assert await content(session, "/fapi/v1/insuranceBalance") == [one, *several]
+
+
+async def content(session: aiohttp.ClientSession, path: str) -> object:
+    async with session.get(path) as answer:
+        return await answer.json()

@@ -31,10 +31,15 @@ class Served:
         pools = self.scenario.pools(now)
         if pools is self._pools:
             return
+        bodies = [_body(pool) for pool in pools]
         self._pools = pools
-        self.every_pool = msgspec.json.encode(pools)
+        self.every_pool = b"[%s]" % b",".join(bodies)
         self.pool_of = {}
-        for pool in pools:
-            body = msgspec.json.encode(pool)
+        for pool, body in zip(pools, bodies, strict=True):
             for symbol in pool.symbols:
                 self.pool_of.setdefault(symbol, body)
+
+
+def _body(pool: InsurancePool) -> bytes:
+    """Encode what the exchange says of a pool; when it was observed is not part of that."""
+    return msgspec.json.encode({"symbols": pool.symbols, "assets": pool.assets})
