@@ -9,12 +9,14 @@ each time, from 2 minutes up to 3 days.
 from __future__ import annotations
 
 from collections import Counter, deque
+from typing import Self
 
 from msgspec import Struct
 
 _LONGEST_BAN = 3 * 86_400.0
 _REMEMBERED = 100_000
 _OK, _REFUSED, _BANNED = 200, 429, 418
+_UNITS = {1: "SECOND", 60: "MINUTE", 3_600: "HOUR", 86_400: "DAY"}
 
 
 class SeenRequest(Struct, frozen=True):
@@ -37,6 +39,33 @@ class SeenRequest(Struct, frozen=True):
     verdict: int
     used_weight: int
     method: str = "GET"
+
+
+class Interval(Struct, frozen=True):
+    """The length of a window in the exchange's words: a number of units."""
+
+    number: int
+    unit: str
+
+    @classmethod
+    def of(cls, seconds: int) -> Self:
+        """Say a whole number of seconds in the largest unit that fits."""
+        size = max(unit for unit in _UNITS if seconds % unit == 0)
+        return cls(seconds // size, _UNITS[size])
+
+    @property
+    def weight_header(self) -> str:
+        """The header that reports the used weight."""
+        return f"X-MBX-USED-WEIGHT-{self.number}{self.unit[0]}"
+
+    def rate_limit(self, limit: int) -> dict[str, object]:
+        """Return the limit as `exchangeInfo` lists it."""
+        return {
+            "rateLimitType": "REQUEST_WEIGHT",
+            "interval": self.unit,
+            "intervalNum": self.number,
+            "limit": limit,
+        }
 
 
 class Accounting:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import msgspec
 from aiohttp import web
 
-from ._accounting import Accounting, SeenRequest
+from ._accounting import Accounting, Interval, SeenRequest
 from ._bodies import Asked
 from ._endpoints import ENDPOINTS, OTHER, Endpoint, Reported, Symbol
 from ._faults import Fault, FaultKind
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from ._scenarios import Scenario
 
-_LETTERS = {1: "S", 60: "M", 3_600: "H", 86_400: "D"}
-_NAMES = {1: "SECOND", 60: "MINUTE", 3_600: "HOUR", 86_400: "DAY"}
 _WORTH_COMPRESSING = 1024
 _REFUSED, _BANNED = 429, 418
 _INVALID_SYMBOL = b'{"code":-1121,"msg":"Invalid symbol."}'
@@ -112,9 +110,7 @@ class Sandbox:
         self._port = port
         self._clock = clock
         self._runner: web.AppRunner | None = None
-        size = max(unit for unit in _LETTERS if interval % unit == 0)
-        self._unit, self._units = size, interval // size
-        self._weight_header = f"X-MBX-USED-WEIGHT-{self._units}{_LETTERS[size]}"
+        self._interval = Interval.of(interval)
 
     @property
     def url(self) -> str:
@@ -207,16 +203,9 @@ class Sandbox:
         if one and symbol not in self._served.pool_of:
             return 400, _INVALID_SYMBOL
         symbols = [symbol] if one else list(self._served.pool_of)
-        asked = Asked(parameters, symbols, one, int(now * 1000), [self._rate_limit()])
+        limits = [self._interval.rate_limit(self.accounting.limit)]
+        asked = Asked(parameters, symbols, one, int(now * 1000), limits)
         return 200, msgspec.json.encode(endpoint.body(asked))
-
-    def _rate_limit(self) -> dict[str, object]:
-        return {
-            "rateLimitType": "REQUEST_WEIGHT",
-            "interval": _NAMES[self._unit],
-            "intervalNum": self._units,
-            "limit": self.accounting.limit,
-        }
 
     async def _insurance_balance(self, request: web.Request) -> web.StreamResponse:
         symbol = request.query.get("symbol")
@@ -309,7 +298,7 @@ class Sandbox:
         headers = {"Date": formatdate(self.now, usegmt=True)}
         used = self._reported_weight(seen, reported)
         if used is not None:
-            headers[self._weight_header] = str(used)
+            headers[self._interval.weight_header] = str(used)
         return headers
 
     def _reported_weight(self, seen: SeenRequest, reported: Reported) -> int | None:
