@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
+from binance_insurance import InsurancePool
 from binance_insurance.sandbox import Sandbox, Scenario
 
 
 @contextmanager
 def exchange_in_a_thread(
-    scenario: Scenario | None = None, *, limit: int = 2400, interval: int = 60
+    scenario: Scenario | Sequence[InsurancePool] | None = None,
+    *,
+    limit: int = 2400,
+    interval: int = 60,
 ) -> Generator[Sandbox]:
     """Run a local exchange in its own thread and event loop, which a profile does not see."""
     sandbox = Sandbox(scenario or "documented", limit=limit, interval=interval)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from binance_insurance import AssetBalance, InsurancePool
 from binance_insurance.cli._app import app
-from binance_insurance.sandbox import Fault, Sandbox, Scenario
+from binance_insurance.sandbox import Fault, Sandbox
 
 from .conftest import IN_CAMPAIGN
 from .exchange import exchange_in_a_thread
@@ -36,14 +36,7 @@ LONGEST = "L" * 60 + "USDT"
 ODD = ("A\x1b[31mB\x07", "[/red]", ":smile:", "C D", "E\x9b\u202eF")
 UPDATED = 1_745_366_402_000
 
-
-class Odd(Scenario):
-    """Long balances, symbols of double width, and names that are no names."""
-
-    def pools(self, at: float) -> tuple[InsurancePool, ...]:
-        return POOLS
-
-
+# Long balances, symbols of double width, and names that are no names.
 POOLS = (
     InsurancePool(
         ("BTCUSDT", CHINESE, "ETHUSDT", "ETHUSDT_260925"),
@@ -64,7 +57,7 @@ POOLS = (
 @pytest.fixture
 def exchange() -> Iterator[Sandbox]:
     """An exchange with odd pools, in its own thread."""
-    with exchange_in_a_thread(Odd()) as sandbox:
+    with exchange_in_a_thread(POOLS) as sandbox:
         yield sandbox
 
 

@@ -6,11 +6,15 @@ from abc import ABC, abstractmethod
 from decimal import Decimal
 from importlib.resources import files
 from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..models import AssetBalance, InsurancePool
 from ._faults import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _CENTS = Decimal("0.00000001")
 _CHINESE = ("币安人生", "龙马", "我踏马来了", "哈基米", "客服小何")
@@ -48,7 +52,28 @@ class Scenario(ABC):
         return None
 
 
-class Documented(Scenario):
+class Fixed(Scenario):
+    """Pools that do not change.
+
+    Args:
+        pools: in the exchange's order.
+
+    Raises:
+        TypeError: one of them is no pool.
+    """
+
+    def __init__(self, pools: Iterable[InsurancePool]) -> None:
+        self._pools = tuple(pools)
+        for pool in self._pools:
+            if not isinstance(pool, InsurancePool):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"a pool is an InsurancePool, not {type(pool).__name__}")
+
+    def pools(self, at: float) -> tuple[InsurancePool, ...]:
+        """Return the pools; the same object each time."""
+        return self._pools
+
+
+class Documented(Fixed):
     """Exactly the pools that the exchange's documentation shows. They do not change."""
 
     def __init__(self) -> None:
@@ -57,11 +82,7 @@ class Documented(Scenario):
         several = msgspec.json.decode(
             (folder / "pools.json").read_bytes(), type=tuple[InsurancePool, ...]
         )
-        self._pools = (one, *several)
-
-    def pools(self, at: float) -> tuple[InsurancePool, ...]:
-        """Return the documented pools."""
-        return self._pools
+        super().__init__((one, *several))
 
 
 class Market(Scenario):
@@ -197,14 +218,17 @@ _SCENARIOS: dict[str, type[Scenario]] = {
 }
 
 
-def scenario_of(given: str | Scenario) -> Scenario:
-    """Return the scenario of a name; one that is given is returned as it is.
+def scenario_of(given: str | Scenario | Iterable[InsurancePool]) -> Scenario:
+    """Return the scenario of a name or of some pools; one that is given is returned as it is.
 
     Raises:
         ValueError: no scenario has that name.
+        TypeError: what is given holds something else than pools.
     """
-    if not isinstance(given, str):
+    if isinstance(given, Scenario):
         return given
+    if not isinstance(given, str):
+        return Fixed(given)
     if given not in _SCENARIOS:
         raise ValueError(f"scenario must be one of {list(_SCENARIOS)}, not {given!r}")
     return _SCENARIOS[given]()

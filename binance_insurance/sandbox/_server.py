@@ -8,6 +8,7 @@ import struct
 import time
 from collections import defaultdict, deque
 from email.utils import formatdate
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
@@ -17,13 +18,14 @@ from ._accounting import Accounting, Interval, SeenRequest
 from ._bodies import Asked
 from ._endpoints import ENDPOINTS, OTHER, Endpoint, Reported, Symbol
 from ._faults import Fault, FaultKind
-from ._scenarios import scenario_of
+from ._scenarios import Fixed, scenario_of
 from ._served import Served
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
+    from ..models import InsurancePool
     from ._scenarios import Scenario
 
 _WORTH_COMPRESSING = 1024
@@ -39,7 +41,8 @@ class Sandbox:
     Args:
         scenario: `"documented"` (the pools of the exchange's documentation), `"market"` (about
             900 symbols in 60 pools, with balances that change), `"regrouping"` (a day in a minute:
-            pools are regrouped, listed, delisted, and the exchange fails) or your own `Scenario`.
+            pools are regrouped, listed, delisted, and the exchange fails), your own `Scenario`, or
+            a sequence of pools, which do not change until `set_pools`.
         limit: request weight that the IP is granted in one window.
         interval: seconds of a window, a whole number.
         snapshot_weight: weight of the snapshot request, the one without `symbol`.
@@ -63,12 +66,19 @@ class Sandbox:
         clock: the local clock in seconds since 1970.
 
     All settings except host, port and scenario can be changed while it runs: they are attributes
-    of the same names (limit, ban and traffic settings are attributes of `accounting`).
+    of the same names (limit, ban and traffic settings are attributes of `accounting`). `set_pools`
+    changes the pools.
+
+    Raises:
+        ValueError: no scenario has that name.
+        TypeError: the sequence holds something else than pools.
     """
 
     def __init__(
         self,
-        scenario: Literal["documented", "market", "regrouping"] | Scenario = "documented",
+        scenario: Literal["documented", "market", "regrouping"]
+        | Scenario
+        | Sequence[InsurancePool] = "documented",
         *,
         limit: int = 2400,
         interval: int = 60,
@@ -129,6 +139,21 @@ class Sandbox:
     def now(self) -> float:
         """The exchange's clock, in seconds since 1970."""
         return self._clock() + self.clock_offset
+
+    @property
+    def unmet_faults(self) -> tuple[Fault, ...]:
+        """The faults that no request has met yet: those for pools first, in order."""
+        return tuple(chain(self.faults, *self._other_faults.values()))
+
+    def set_pools(self, *pools: InsurancePool) -> None:
+        """Serve these pools, in this order, from the next request on, instead of the scenario.
+
+        When a pool was observed is not part of an answer. Without any pool, the answer is empty.
+
+        Raises:
+            TypeError: one of them is no pool.
+        """
+        self._served = Served(Fixed(pools))
 
     def inject(self, *faults: Fault, request: str = _POOLS) -> None:
         """Answer the next requests with these faults, in this order.
