@@ -19,6 +19,7 @@ MODULES = [
     "binance_insurance.budget",
     "binance_insurance.changes",
     "binance_insurance.sandbox",
+    "binance_insurance.testing",
     "binance_insurance.weights",
 ]
 REFERENCE = ROOT / "docs" / "reference.md"
