@@ -16,9 +16,12 @@ from binance_insurance.cli._app import app
 
 from . import ROOT
 from .picture import PICTURE, draw, example, printed
+from .users import run_pytest
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TABLE = re.compile(r"^ *\|?(?: *:?-+:? *\|)+(?: *:?-+:? *)?$", re.MULTILINE)
+# The first line of a block that is a file of tests.
+FILE = re.compile(r"# (conftest\.py|test_\w+\.py)\b")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -40,15 +43,24 @@ def commands() -> list[str]:
 
 
 PYTHON = blocks("python")
+SCRIPTS = {name: code for name, code in PYTHON.items() if not FILE.match(code)}
 
 
-@pytest.mark.parametrize("code", PYTHON.values(), ids=PYTHON.keys())
+@pytest.mark.parametrize("code", SCRIPTS.values(), ids=SCRIPTS.keys())
 def test_a_python_block_runs(code: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout or "FastAPI(" in code  # a service; tests/test_values.py asks it
+
+
+def test_the_files_of_tests_on_a_page_pass(tmp_path: Path) -> None:
+    files = {file[1]: code for code in PYTHON.values() if (file := FILE.match(code))}
+    output = run_pytest(tmp_path, files)
+    tests = sum(code.count("def test_") for code in files.values())
+    assert tests >= 5
+    assert f"= {tests} passed in " in output, output
 
 
 @pytest.mark.parametrize("command", commands())

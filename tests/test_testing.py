@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from binance_insurance.sandbox import Fault, Sandbox
 from binance_insurance.testing import ClientOptions, ExchangeOptions, make_pool, run_exchange
 
 from .conftest import wall_time
+from .users import run_pytest
 
 UNAVAILABLE = Fault.of_status(503, b"Service Unavailable.", counted=False)
 
@@ -128,32 +128,11 @@ def test_nothing_of_ours_is_imported():
 """
 
 
-def run_pytest(directory: Path, **files: str) -> str:
-    """Run pytest on files in a directory, with the plugins that users have, and strictly."""
-    for name, text in files.items():
-        (directory / f"{name}.py").write_text(text, "utf-8")
-    plugins = ["pytest_asyncio.plugin", "anyio.pytest_plugin", "no:cacheprovider"]
-    options = [
-        *(option for plugin in plugins for option in ("-p", plugin)),
-        # Without it, pytest-asyncio warns.
-        *("-o", "asyncio_default_fixture_loop_scope=function"),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pytest", "-W", "error", "-rA", *options],
-        cwd=directory,
-        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout + done.stderr
-
-
 def test_tests_of_all_kinds_pass_with_one_line_and_an_unmet_fault_is_an_error(
     tmp_path: Path,
 ) -> None:
     began = time.monotonic()
-    output = run_pytest(tmp_path, conftest=CONFTEST, test_all_kinds=OF_ALL_KINDS)
+    output = run_pytest(tmp_path, {"conftest.py": CONFTEST, "test_kinds.py": OF_ALL_KINDS})
     assert time.monotonic() - began < 15
     assert "= 8 passed, 1 error in " in output, output
     assert " ERROR at teardown of test_that_leaves_a_fault_unmet " in output
@@ -161,7 +140,7 @@ def test_tests_of_all_kinds_pass_with_one_line_and_an_unmet_fault_is_an_error(
 
 
 def test_without_the_line_pytest_imports_nothing_of_ours(tmp_path: Path) -> None:
-    output = run_pytest(tmp_path, test_without=WITHOUT_THE_LINE)
+    output = run_pytest(tmp_path, {"test_without.py": WITHOUT_THE_LINE})
     assert "= 1 passed in " in output, output
 
 
