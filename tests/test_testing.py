@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 from urllib.request import urlopen
 
@@ -235,6 +236,19 @@ def test_every_method_works_from_any_thread_while_requests_arrive() -> None:
         assert max(counts) == len(exchange.requests) == 160
         assert not exchange.unmet_faults
         assert max(each.used_weight for each in exchange.requests) == 160 * 40 + 40
+
+
+def test_the_exchange_is_used_in_its_own_thread_only() -> None:
+    threads: set[int] = set()
+
+    def clock() -> float:
+        threads.add(get_ident())
+        return 1_790_000_000.0
+
+    with run_exchange(clock=clock) as exchange:
+        exchange.spend_elsewhere(1)
+        ask(f"{exchange.url}/fapi/v1/ping")
+    assert len(threads - {get_ident()}) == len(threads) == 1
 
 
 def test_what_the_exchange_saw_can_be_read_after_its_end_and_in_its_own_thread() -> None:
