@@ -18,10 +18,10 @@ from .times import FOREVER, aware, first_millisecond, microseconds, milliseconds
 from .values import Delays, Drawdown, Gap, Point, Series
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from .facts import LayoutPool
-    from .steps import Row, Steps
+    from .steps import Rows, Steps
     from .timeline import Timeline
 
 _PAGE = 10_000  # values that are read at a time
@@ -174,15 +174,23 @@ def _read_stretches(line: Timeline, asset: str, between: _Range) -> Steps[list[l
         bounds = max(low, period.low), min(high, period.high)
         if found is not None and bounds[0] < bounds[1]:
             held = numbers[period.pool], found[1]
-            stretches[-1] += _points((yield from _read_values(held, *bounds)), period.symbols)
+            stretches[-1] += yield from _read_points(held, *bounds, period.symbols)
     return stretches
 
 
-def _points(rows: Iterable[Row], symbols: tuple[str, ...]) -> list[Point]:
-    points = [
-        Point(updated, observed, Decimal(balance), symbols) for updated, observed, balance in rows
-    ]
-    if len({point.update_time for point in points}) < len(points):
+def _read_points(held: _Held, low: int, high: int, symbols: tuple[str, ...]) -> Steps[list[Point]]:
+    """Return the values of an asset in a pool, in the order of a series."""
+    points: list[Point] = []
+    times: set[int] = set()
+
+    def take(page: Rows) -> None:
+        points.extend(
+            [Point(updated, first, Decimal(balance), symbols) for updated, first, balance in page]
+        )
+        times.update([row[0] for row in page])
+
+    yield from _read_values(held, low, high, take)
+    if len(times) < len(points):  # several of one time, which a store sorts by balance only
         points.sort(key=_in_order)
     return points
 
@@ -200,33 +208,33 @@ def _read_fund(
     )
     values: list[Reported] = []
     for key, pool in pools.items():
-        rows = yield from _read_values((pool, number), -FOREVER, FOREVER)
-        values += [Reported(key, each[0], each[1], Decimal(each[2])) for each in rows]
+        points = yield from _read_points((pool, number), -FOREVER, FOREVER, ())
+        values += [
+            Reported(key, each.update_time, each.observed_time, each.balance) for each in points
+        ]
     low, high = map(first_millisecond, between)
     return tuple(
         point for point in totals(name, runs, layouts, values) if low <= point.update_time < high
     )
 
 
-def _read_values(held: _Held, low: int, high: int) -> Steps[list[Row]]:
-    """Return update time, first report and balance of the values of an asset in a pool.
+def _read_values(held: _Held, low: int, high: int, take: Callable[[Rows], None]) -> Steps[None]:
+    """Hand update time, first report and balance of all values of an asset in a pool over.
 
-    They are sorted by update time. A page at a time, so that nothing else waits for long.
+    They come in order of their update times, and a page at a time, so that nothing else waits long.
     """
-    found: list[Row] = []
     sql = (
         "SELECT update_time, observed_time, balance FROM value "
         "WHERE pool = ? AND asset = ? AND update_time >= ? AND update_time < ? {} "
         "ORDER BY update_time, balance LIMIT ?"
     )
     page = yield from ask(sql.format(""), *held, low, high, _PAGE)
-    found += page
+    take(page)
     sql = sql.format("AND (update_time, balance) > (?, ?)")
     while len(page) == _PAGE:
         low, _, balance = page[-1]
         page = yield from ask(sql, *held, low, high, low, balance, _PAGE)
-        found += page
-    return found
+        take(page)
 
 
 def _read_held(at: int) -> Steps[tuple[int, tuple[LayoutPool, ...], _Known] | None]:

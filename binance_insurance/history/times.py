@@ -22,7 +22,9 @@ def microseconds(time: datetime, name: str) -> int:
     """
     given: object = time
     if not isinstance(given, datetime) or given.utcoffset() is None:
-        raise ValueError(f"{name} must be an aware datetime, such as datetime.now(UTC), not {given}")
+        raise ValueError(
+            f"{name} must be an aware datetime, such as datetime.now(UTC), not {given}"
+        )
     return (given - _EPOCH) // _MICROSECOND
 
 
