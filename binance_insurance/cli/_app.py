@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Never
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from platformdirs import user_state_path
 
 from .. import __version__
-from ..budget import create_budget
-from ..client import InsuranceClient
-from ..errors import BudgetTimeoutError, BulkFetchError, InsuranceError, RateLimitError
+from ..errors import BudgetTimeoutError, BulkFetchError, RateLimitError
 from ..models import RequestWeight
 from ..sandbox import Sandbox
 from . import _output
-from ._errors import INTERRUPTED, NETWORK, NO_OUTPUT, USAGE, Group, exit_code, lines
+from ._errors import NETWORK, NO_OUTPUT, USAGE, Group
+from ._options import (
+    DEFAULT_URL,
+    BaseUrl,
+    Budget,
+    Scenario,
+    Timeout,
+    UseSandbox,
+    base_url_of,
+    local_scenario,
+)
+from ._running import fail, run_command, with_client
 from ._streams import guard_streams, say
 from ._waiting import long_waits_shown
-from ._warnings import outage_said
 from ._watching import follow
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from ..client import InsuranceClient
     from ..models import InsurancePool
 
 app = typer.Typer(
@@ -78,47 +85,6 @@ class WatchFormat(StrEnum):
     JSONL = "jsonl"
 
 
-class Scenario(StrEnum):
-    """The pools that the local exchange serves."""
-
-    DOCUMENTED = "documented"
-    MARKET = "market"
-    REGROUPING = "regrouping"
-
-
-BaseUrl = Annotated[
-    str,
-    typer.Option(
-        "--base-url",
-        envvar="BINANCE_INSURANCE_BASE_URL",
-        help="URL of the exchange.",
-        metavar="URL",
-    ),
-]
-Budget = Annotated[
-    str | None,
-    typer.Option(
-        "--budget",
-        envvar="BINANCE_INSURANCE_BUDGET",
-        help="Weight budget to share with other processes on this IP: sqlite:///path, redis://host "
-        "or, to share none, memory://. Default: a file in this user's state directory, shared by "
-        "all commands of this user on this host; with --sandbox memory://.",
-        metavar="URL",
-        show_default=False,
-    ),
-]
-UseSandbox = Annotated[
-    bool, typer.Option("--sandbox", help="Use a local exchange that runs only for this command.")
-]
-Timeout = Annotated[
-    float,
-    typer.Option(
-        min=0.001, help="Seconds for everything: the wait for weight and all attempts.", metavar="S"
-    ),
-]
-DEFAULT_URL = "https://fapi.binance.com"
-
-
 @app.command()
 def pools(
     context: typer.Context,
@@ -157,8 +123,8 @@ def pools(
             if failure is not None:
                 raise failure
 
-    local = _local(scenario, Scenario.DOCUMENTED, sandbox=sandbox)
-    _run(_with_client(show, _base_url(context, base_url), budget, local))
+    local = local_scenario(scenario, Scenario.DOCUMENTED, sandbox=sandbox)
+    run_command(with_client(show, base_url_of(context, base_url), budget, local))
 
 
 @app.command()
@@ -195,7 +161,7 @@ def limits(
                 raise refusal
 
     local = Scenario.DOCUMENTED if sandbox else None
-    _run(_with_client(show, _base_url(context, base_url), budget, local))
+    run_command(with_client(show, base_url_of(context, base_url), budget, local))
 
 
 @app.command()
@@ -221,13 +187,13 @@ def watch(
     ] = None,
 ) -> None:
     """Print what moves, one line for each change, until Ctrl-C."""
-    local = _local(scenario, Scenario.REGROUPING, sandbox=sandbox)
+    local = local_scenario(scenario, Scenario.REGROUPING, sandbox=sandbox)
     seconds = (1.0 if sandbox else 60.0) if every is None else every
 
     async def show(client: InsuranceClient) -> None:
         await follow(client, seconds, symbols or None, as_json=format is WatchFormat.JSONL)
 
-    _run(_with_client(show, _base_url(context, base_url), budget, local), interrupted=0)
+    run_command(with_client(show, base_url_of(context, base_url), budget, local), interrupted=0)
 
 
 @app.command()
@@ -250,7 +216,7 @@ def sandbox(
         try:
             await exchange.__aenter__()
         except OSError as error:
-            _fail(f"cannot listen on {host}:{port}: {error.strerror or error}", NETWORK)
+            fail(f"cannot listen on {host}:{port}: {error.strerror or error}", NETWORK)
         try:
             print(f"{exchange.url} serves the scenario {scenario.value!r}; Ctrl-C ends it")
             print(f"export BINANCE_INSURANCE_BASE_URL={exchange.url}", flush=True)
@@ -258,41 +224,7 @@ def sandbox(
         finally:
             await exchange.__aexit__(None, None, None)
 
-    _run(serve(), interrupted=0)
-
-
-async def _with_client(
-    show: Callable[[InsuranceClient], Awaitable[None]],
-    base_url: str,
-    budget_url: str | None,
-    scenario: Scenario | None,
-) -> None:
-    """Run a command against the exchange, or against a local one started for it."""
-    async with AsyncExitStack() as stack:
-        if scenario is not None:
-            base_url = (await stack.enter_async_context(Sandbox(scenario.value))).url
-            budget_url = budget_url or "memory://"
-        try:
-            budget = create_budget(budget_url or _own_budget())
-            stack.push_async_callback(budget.aclose)
-            client = await stack.enter_async_context(InsuranceClient(base_url, budget=budget))
-            with outage_said():
-                await show(client)
-        except (ValueError, ModuleNotFoundError) as error:
-            _fail(str(error), USAGE)
-
-
-def _local(scenario: Scenario | None, default: Scenario, *, sandbox: bool) -> Scenario | None:
-    """Return what the local exchange of a command serves; None where it asks the real one."""
-    if scenario is not None and not sandbox:
-        raise typer.BadParameter("works only with --sandbox", param_hint="--scenario")
-    return (scenario or default) if sandbox else None
-
-
-def _own_budget() -> str:
-    """Return the URL of the budget that all commands of this user on this host share."""
-    path = user_state_path("binance-insurance") / "budget.sqlite"
-    return f"sqlite:///{quote(path.as_posix())}"
+    run_command(serve(), interrupted=0)
 
 
 def _known_weight(client: InsuranceClient) -> RequestWeight:
@@ -306,13 +238,6 @@ def _known_weight(client: InsuranceClient) -> RequestWeight:
     )
 
 
-def _base_url(context: typer.Context, base_url: str) -> str:
-    given = context.get_parameter_source("base_url")
-    if context.params["sandbox"] and given is not None and given.name == "COMMANDLINE":
-        raise typer.BadParameter("cannot be combined with --sandbox", param_hint="--base-url")
-    return base_url
-
-
 def _print(
     format: Format,
     asked: Mapping[str, InsurancePool],
@@ -324,22 +249,6 @@ def _print(
         print(_output.pools_json(found))
     else:
         print(_output.pools_csv(found))
-
-
-def _run(work: Coroutine[object, object, None], *, interrupted: int = INTERRUPTED) -> None:
-    try:
-        asyncio.run(work)
-    except InsuranceError as error:
-        for line in lines(error):
-            say(line)
-        raise typer.Exit(exit_code(error)) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(interrupted) from None
-
-
-def _fail(message: str, code: int) -> Never:
-    say(message)
-    raise typer.Exit(code)
 
 
 def run() -> None:
