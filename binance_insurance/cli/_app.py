@@ -193,7 +193,9 @@ def watch(
     async def show(client: InsuranceClient) -> None:
         await follow(client, seconds, symbols or None, as_json=format is WatchFormat.JSONL)
 
-    run_command(with_client(show, base_url_of(context, base_url), budget, local), interrupted=0)
+    run_command(
+        with_client(show, base_url_of(context, base_url), budget, local), ends_with_signals=True
+    )
 
 
 @app.command()
@@ -224,7 +226,7 @@ def sandbox(
         finally:
             await exchange.__aexit__(None, None, None)
 
-    run_command(serve(), interrupted=0)
+    run_command(serve(), ends_with_signals=True)
 
 
 def _known_weight(client: InsuranceClient) -> RequestWeight:

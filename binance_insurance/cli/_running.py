@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+import signal
+import threading
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Never
 from urllib.parse import quote
 
@@ -19,21 +21,64 @@ from ._streams import say
 from ._warnings import outage_said
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from types import FrameType
 
     from ._options import Scenario
 
+_SIGNALS = signal.SIGINT, signal.SIGTERM
 
-def run_command(work: Coroutine[object, object, None], *, interrupted: int = INTERRUPTED) -> None:
-    """Run the work of a command; say its error, and exit with the code of that."""
+
+def run_command(work: Coroutine[object, object, None], *, ends_with_signals: bool = False) -> None:
+    """Run the work of a command; say its error, and exit with the code of that.
+
+    Args:
+        work: what the command does.
+        ends_with_signals: SIGINT (Ctrl-C) or SIGTERM is how the command ends. It cancels the work,
+            which may finish what is under way, and the code is 0.
+    """
     try:
-        asyncio.run(work)
+        asyncio.run(_until_a_signal(work) if ends_with_signals else work)
     except InsuranceError as error:
         for line in lines(error):
             say(line)
         raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
-        raise typer.Exit(interrupted) from None
+        raise typer.Exit(INTERRUPTED) from None
+
+
+async def _until_a_signal(work: Coroutine[object, object, None]) -> None:
+    """Do work until it ends, or a signal cancels it. Of later signals, Ctrl-C ends it at once."""
+    loop, task, ended = asyncio.get_running_loop(), asyncio.ensure_future(work), False
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal ended
+        if ended and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not ended:
+            ended = True
+            loop.call_soon_threadsafe(task.cancel)
+
+    with _handling(handle):
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not ended:
+                raise
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+    """Handle SIGINT and SIGTERM, also where whoever started this process ignores them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no other thread can
+        return
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 async def with_client(
