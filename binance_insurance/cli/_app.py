@@ -16,6 +16,8 @@ from ..models import RequestWeight
 from ..sandbox import Sandbox
 from . import _output
 from ._errors import NETWORK, NO_OUTPUT, USAGE, Group
+from ._exporting import exporter
+from ._monitoring import monitoring
 from ._options import (
     DEFAULT_URL,
     BaseUrl,
@@ -227,6 +229,10 @@ def sandbox(
             await exchange.__aexit__(None, None, None)
 
     run_command(serve(), ends_with_signals=True)
+
+
+app.command()(exporter)
+app.command()(monitoring)
 
 
 def _known_weight(client: InsuranceClient) -> RequestWeight:

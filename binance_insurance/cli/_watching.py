@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..changes import (
     BalanceChanged,
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 _LOOK = 0.5  # seconds between two looks whether observations go on
 
 
+class Printer(Protocol):
+    """How it is said that observations have stopped."""
+
+    def stopped(self, status: WatchStatus) -> None:
+        """Say since when and why."""
+
+
 async def follow(
     client: InsuranceClient, every: float, symbols: Sequence[str] | None, *, as_json: bool
 ) -> None:
@@ -38,7 +45,7 @@ async def follow(
     async with client.watch(every, symbols=symbols) as updates:
         first = True
         while True:
-            stopped, update = await _next(updates, printer)
+            stopped, update = await next_update(updates, printer)
             if first:
                 pools = len(update.snapshot)
                 say(f"watching {pools} pools, every {every:g} s; Ctrl-C ends it")
@@ -49,8 +56,12 @@ async def follow(
             first = False
 
 
-async def _next(updates: Watch, printer: _Lines | _Json) -> tuple[bool, Update]:
-    """Wait for an update; say meanwhile that observations have stopped, once."""
+async def next_update(updates: Watch, printer: Printer) -> tuple[bool, Update]:
+    """Wait for an update; say meanwhile that observations have stopped, once.
+
+    Returns:
+        Whether that was said, and the update.
+    """
     step, stopped = asyncio.ensure_future(anext(updates)), False
     try:
         while True:

@@ -1,0 +1,1 @@
+"""Data for monitoring: `dashboard.json` for Grafana, and `alerts.yml`, rules for Prometheus."""
