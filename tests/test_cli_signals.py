@@ -2,70 +2,71 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 
 import pytest
+import typer
 
-from benchmarks.processes import running
-
-# Work that takes a moment to finish, or never does.
-CODE = """
-import asyncio, sys, typer
-from binance_insurance import StoreError
+from binance_insurance import InsuranceError, StoreError
 from binance_insurance.cli._running import run_command
 
-async def work():
-    try:
-        print("runs", flush=True)
-        await asyncio.sleep(60)
-    finally:
-        print("finishes", flush=True)
-        await asyncio.sleep(float(sys.argv[1]))
-        if sys.argv[2:]:
-            raise StoreError("the disk is full")
-        print("done", flush=True)
 
-try:
-    run_command(work(), ends_with_signals=True)
-except typer.Exit as ended:
-    sys.exit(ended.exit_code)
-"""
-COMMAND = [sys.executable, "-P", "-c", CODE]
+class Work:
+    """Work that a signal cancels, and that takes a moment to finish."""
+
+    def __init__(
+        self, first: signal.Signals, second: signal.Signals, *, error: InsuranceError | None = None
+    ) -> None:
+        self.finished = False
+        self._first, self._second, self._error = first, second, error
+
+    async def __call__(self) -> None:
+        try:
+            signal.raise_signal(self._first)
+            await asyncio.sleep(60)
+        finally:
+            signal.raise_signal(self._second)
+            await asyncio.sleep(0.01)
+            self.finished = True
+            if self._error is not None:
+                raise self._error
+
+
+def exit_code(work: Work) -> int:
+    try:
+        run_command(work(), ends_with_signals=True)
+    except typer.Exit as ended:
+        return ended.exit_code
+    return 0
+
+
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["front", "background"])
+def handlers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Handle SIGINT as a process does that a shell has started in front or in the background."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    assert signal.signal(signal.SIGINT, before) is request.param
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_work_finish_and_the_code_is_0(number: signal.Signals) -> None:
+    work = Work(number, signal.SIGTERM)  # the second changes nothing
+    assert exit_code(work) == 0
+    assert work.finished
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_the_work_finish_and_the_code_is_0(number: signal.Signals) -> None:
-    # As a shell starts what runs in the background.
-    ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *COMMAND, "0.2"]
-    with running(ignoring) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "runs\n"
-        process.send_signal(number)
-        assert process.stdout.readline() == "finishes\n"
-        process.send_signal(signal.SIGTERM)  # changes nothing
-        assert process.stdout.read() == "done\n"
-        assert process.wait(10) == 0
+def test_a_later_ctrl_c_ends_it_at_once(number: signal.Signals) -> None:
+    work = Work(number, signal.SIGINT)
+    assert exit_code(work) == 130
+    assert not work.finished
 
 
-def test_a_second_ctrl_c_ends_it_at_once() -> None:
-    with running([*COMMAND, "60"]) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "runs\n"
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == "finishes\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
-
-
-def test_an_error_while_it_finishes_is_said() -> None:
-    with subprocess.Popen(
-        [*COMMAND, "0", "fail"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "runs\n"
-        process.terminate()
-        _, said = process.communicate(timeout=10)
-    assert process.returncode == 6
-    assert said == "binance-insurance: the disk is full\n"
+def test_an_error_while_it_finishes_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    full = StoreError("the disk is full")
+    assert exit_code(Work(signal.SIGTERM, signal.SIGTERM, error=full)) == 6
+    assert capsys.readouterr().err == "binance-insurance: the disk is full\n"
