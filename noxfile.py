@@ -28,7 +28,7 @@ DEFAULT = f"{sys.version_info.major}.{sys.version_info.minor}"
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, likely mistakes, and the bounds of the house."""
-    session.install("ruff>=0.9", ".[cli,redis]", "httpx", "requests")
+    session.install("ruff>=0.9", ".[cli,metrics,redis]", "httpx", "requests")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("python", "-m", "tests.house")
@@ -115,6 +115,7 @@ def floors(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     session.install("-e", ".[cli,docs,redis]", "httpx", "pytest", "requests")
+    session.install("-e", ".[cli,docs,metrics,redis]", "httpx", "requests")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 

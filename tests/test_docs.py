@@ -22,6 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TABLE = re.compile(r"^ *\|?(?: *:?-+:? *\|)+(?: *:?-+:? *)?$", re.MULTILINE)
 # The first line of a block that is a file of tests.
 FILE = re.compile(r"# (conftest\.py|test_\w+\.py)\b")
+ENDLESS = "binance-insurance exporter", "binance-insurance sandbox"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -39,7 +40,7 @@ def commands() -> list[str]:
     """The `binance-insurance` commands that end without Ctrl-C."""
     lines = [line for block in blocks("console").values() for line in block.splitlines()]
     ours = [line for line in lines if line.startswith("binance-insurance ")]
-    return [line for line in ours if not line.startswith("binance-insurance sandbox")]
+    return [line for line in ours if not line.startswith(ENDLESS)]
 
 
 PYTHON = blocks("python")
