@@ -19,7 +19,7 @@ from binance_insurance import (
     diff,
 )
 from binance_insurance.changes import BalanceChanged, Change, SymbolMoved
-from binance_insurance.cli._app import Scenario
+from binance_insurance.cli._options import Scenario
 from binance_insurance.sandbox import Fault, Regrouping, Sandbox
 
 from .conftest import wall_time
