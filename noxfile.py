@@ -114,8 +114,7 @@ def floors(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
-    session.install("-e", ".[cli,docs,redis]", "httpx", "pytest", "requests")
-    session.install("-e", ".[cli,docs,metrics,redis]", "httpx", "requests")
+    session.install("-e", ".[cli,docs,metrics,postgres,redis]", "httpx", "pytest", "requests")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 
