@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SPECIAL = re.compile(r"[%\s\x00-\x1f\x7f]")
 
+Observed: TypeAlias = "tuple[InsuranceSnapshot, datetime | None]"
 # The sorted symbols of a pool, as text; the asset; update time (ms); the balance, as text.
 ValueKey: TypeAlias = tuple[str, str, int, str]
 _Structure: TypeAlias = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
@@ -70,19 +71,17 @@ class Facts(Struct):
     observations: set[tuple[int, bytes]] = msgspec.field(default_factory=set[tuple[int, bytes]])
     spans: list[tuple[int, int]] = msgspec.field(default_factory=list[tuple[int, int]])
 
-    def add(self, snapshot: InsuranceSnapshot, since: datetime | None) -> None:
-        """Add what a snapshot says.
-
-        Raises:
-            ValueError: it is not whole, or was observed before `since`.
-        """
-        observed, begun = _checked(snapshot, since)
-        layout, first = layout_of(snapshot), milliseconds(observed)
+    def add(self, snapshot: InsuranceSnapshot, observed: int, begun: int) -> None:
+        """Add that a snapshot was observed, in microseconds, and since when somebody looked."""
+        layout = layout_of(snapshot)
         self.layouts[layout.digest] = layout
         self.observations.add((observed, layout.digest))
         self.spans.append((begun, observed))
-        values = self.values
-        for key, pool in zip(layout.keys, snapshot.pools, strict=True):
+
+    def add_values(self, snapshot: InsuranceSnapshot, observed: int) -> None:
+        """Add what a snapshot reported, in microseconds."""
+        values, first = self.values, milliseconds(observed)
+        for key, pool in zip(layout_of(snapshot).keys, snapshot.pools, strict=True):
             for held in pool.assets:
                 value = (key, held.asset, held.update_time, canonical(held.margin_balance))
                 known = values.get(value)
@@ -90,16 +89,45 @@ class Facts(Struct):
                     values[value] = first
 
 
-def facts_of(observed: Iterable[tuple[InsuranceSnapshot, datetime | None]]) -> Facts:
-    """Return the facts of several snapshots.
+class Known(Struct, frozen=True):
+    """A snapshot whose values a store has.
+
+    Attributes:
+        content: what it reported, as a digest.
+        newest: a time in milliseconds by which all of that was first reported.
+    """
+
+    content: bytes
+    newest: int
+
+
+def facts_of(observed: Iterable[Observed], known: Known) -> tuple[Facts, Known]:
+    """Return the facts of several snapshots, and what a store knows after it has taken them.
+
+    Values that the one before has reported are left out: most snapshots say nothing new.
+
+    Args:
+        observed: each with the observation before it, if nothing was missed in between.
+        known: what the store has.
 
     Raises:
         ValueError: one of them cannot be taken.
     """
     facts = Facts()
     for snapshot, since in observed:
-        facts.add(snapshot, since)
-    return facts
+        at, begun = _checked(snapshot, since)
+        facts.add(snapshot, at, begun)
+        content = _content(snapshot)
+        if content != known.content or milliseconds(at) < known.newest:
+            facts.add_values(snapshot, at)
+            known = Known(content, milliseconds(at))
+    return facts, known
+
+
+def _content(snapshot: InsuranceSnapshot) -> bytes:
+    """Return a digest of what a snapshot reports, whenever that was observed."""
+    pools = [(pool.symbols, pool.assets) for pool in snapshot.pools]
+    return sha256(msgspec.json.encode(pools)).digest()
 
 
 def _checked(snapshot: InsuranceSnapshot, since: datetime | None) -> tuple[int, int]:

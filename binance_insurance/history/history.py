@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ..models import InsuranceSnapshot
     from ..watch import Watch
+    from .facts import Observed
     from .steps import Row, Store
     from .values import Drawdown, Series
 
@@ -79,7 +80,7 @@ class History:
         """
         return await self.extend([(snapshot, since)])
 
-    async def extend(self, observed: Iterable[tuple[InsuranceSnapshot, datetime | None]]) -> int:
+    async def extend(self, observed: Iterable[Observed]) -> int:
         """Add snapshots, each with its `since`, in one transaction; return as `append` does."""
         return await self.store.write(write_observed(list(observed)))
 

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from ..errors import StoreError
 from .reading import read_last
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from ..models import InsuranceSnapshot
     from ..watch import Watch
+    from .facts import Observed
     from .steps import Store
 
 _MOST = 1000  # updates that wait in memory
 _AGAIN = 2.0  # seconds after which a store that is away is tried again
 _DATE_STEP = timedelta(seconds=1)  # the exchange's dates are whole
 
-_Observed: TypeAlias = "tuple[InsuranceSnapshot, datetime | None]"
 _logger = logging.getLogger(__name__)
 
 
@@ -34,7 +34,7 @@ class Waiting:
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
-        self._updates: deque[_Observed] = deque()
+        self._updates: deque[Observed] = deque()
 
     def __len__(self) -> int:
         return len(self._updates)
@@ -44,13 +44,13 @@ class Waiting:
         self._updates.append((snapshot, since))
         self._drop()
 
-    def take(self) -> list[_Observed]:
+    def take(self) -> list[Observed]:
         """Take them all."""
         taken = list(self._updates)
         self._updates.clear()
         return taken
 
-    def give_back(self, taken: list[_Observed]) -> None:
+    def give_back(self, taken: list[Observed]) -> None:
         """Let those that could not be written wait again, before all others."""
         self._updates.extendleft(reversed(taken))
         self._drop()
@@ -121,7 +121,7 @@ class Recorder:
                     _logger.warning("the history %s can be used again", self._store)
                 self._failing = False
 
-    async def _append(self, taken: list[_Observed], every: timedelta) -> None:
+    async def _append(self, taken: list[Observed], every: timedelta) -> None:
         """Write updates; the first of all follows what an earlier run observed a tick before."""
         (snapshot, since), *others = taken
         if not self._begun and since is None:

@@ -52,8 +52,8 @@ _SCHEMAS = (
     ) WITHOUT ROWID;
     CREATE INDEX observation_begins ON observation (time) WHERE begins = 1;
     CREATE TABLE span (first INTEGER NOT NULL PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE reported (newest INTEGER NOT NULL);
-    INSERT INTO reported VALUES (0);
+    CREATE TABLE reported (newest INTEGER NOT NULL, content BLOB NOT NULL);
+    INSERT INTO reported VALUES (0, X'');
     CREATE VIEW balances AS
         SELECT v.update_time, v.observed_time, p.symbols, a.name AS asset, v.balance
         FROM value v JOIN pool p ON p.id = v.pool JOIN asset a ON a.id = v.asset;

@@ -5,16 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
-from .facts import facts_of, key_digest
+from .facts import Known, facts_of, key_digest
 from .spans import united
 from .steps import ask, ask_for, change
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
-    from datetime import datetime
 
-    from ..models import InsuranceSnapshot
-    from .facts import Facts, Layout, ValueKey
+    from .facts import Facts, Layout, Observed, ValueKey
     from .spans import Span
     from .steps import Steps
 
@@ -26,13 +24,19 @@ _OBSERVATIONS = (
 )
 
 
-def write_observed(observed: Iterable[tuple[InsuranceSnapshot, datetime | None]]) -> Steps[int]:
+def write_observed(observed: Iterable[Observed]) -> Steps[int]:
     """Add snapshots, each with the observation before it; return the number of new values.
 
     Raises:
         ValueError: one of them cannot be taken.
     """
-    return (yield from write(facts_of(observed)))
+    ((newest, content),) = yield from ask("SELECT newest, content FROM reported")
+    before = Known(bytes(content), newest)
+    facts, known = facts_of(observed, before)
+    new = yield from write(facts)
+    if known.content != before.content:
+        yield from change("UPDATE reported SET content = ?", [(known.content,)])
+    return new
 
 
 def write(facts: Facts) -> Steps[int]:
@@ -49,6 +53,8 @@ def write(facts: Facts) -> Steps[int]:
 
 
 def _write_values(values: Mapping[ValueKey, int]) -> Steps[int]:
+    if not values:
+        return 0
     pools = yield from _pool_ids({pool for pool, _, _, _ in values})
     assets = yield from _asset_ids({asset for _, asset, _, _ in values})
     rows = [
@@ -68,7 +74,7 @@ def _write_values(values: Mapping[ValueKey, int]) -> Steps[int]:
             "AND balance = ? AND observed_time > ?",
             [(row[4], *row) for row in rows if row[4] < newest],
         )
-    latest = max(values.values(), default=newest)
+    latest = max(values.values())
     if latest > newest:
         yield from change("UPDATE reported SET newest = ?", [(latest,)])
     return new
