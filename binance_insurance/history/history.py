@@ -125,7 +125,7 @@ class History:
         A value belongs to it if it was updated while the symbol was in the pool that reported it.
         """
         between = bounds(start, end)
-        return await self.store.read(read_series(_symbol(symbol), asset, between))
+        return await self.store.read(read_series(_symbol(symbol), _asset(asset), between))
 
     async def drawdowns(
         self,
@@ -155,7 +155,7 @@ class History:
         if limit is not None and (type(limit) is not int or limit < 1):
             raise ValueError(f"limit must be a whole number above 0, not {limit!r}")
         between = bounds(start, end)
-        steps = read_drawdowns(_symbol(symbol), asset, between, window, limit)
+        steps = read_drawdowns(_symbol(symbol), _asset(asset), between, window, limit)
         return await self.store.read(steps)
 
     async def merge(self, other: History) -> int:
@@ -200,3 +200,14 @@ def _symbol(symbol: str | None) -> str | None:
     if symbol is not None and not isinstance(symbol, str):
         raise ValueError(f"a symbol is a str, or None for the whole fund, not {symbol!r}")
     return None if symbol is None else normalise_symbol(symbol)
+
+
+def _asset(asset: str) -> str:
+    """Return the name of an asset.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(asset, str) or not asset.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"an asset is a str such as 'USDT', not {asset!r}")
+    return asset.strip()

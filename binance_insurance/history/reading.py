@@ -46,6 +46,18 @@ _NEWEST = (
     "AND m.update_time <= ? AND m.observed_time <= ? ORDER BY m.update_time DESC LIMIT 1)) "
     "WHERE v.observed_time <= ?"
 )
+# Where runs begin, and the time of the observation before; of one time, digests give the order.
+_BEGUN = """
+    SELECT o.time, o.layout, CASE
+        WHEN EXISTS (
+            SELECT 1 FROM observation p JOIN layout m ON m.id = p.layout
+            WHERE p.time = o.time AND m.digest < l.digest
+        ) THEN o.time
+        ELSE (SELECT max(p.time) FROM observation p WHERE p.time < o.time)
+    END
+    FROM observation o JOIN layout l ON l.id = o.layout
+    WHERE o.begins = 1 ORDER BY o.time, l.digest
+"""
 _in_order = attrgetter("update_time", "observed_time", "balance")
 
 
@@ -147,17 +159,10 @@ def read_count() -> Steps[int]:
 
 def _read_layouts() -> Steps[tuple[list[Run], dict[int, Pools]]]:
     """Return which layout was observed from when to when, and the pools of each."""
-    begun = yield from ask(
-        "SELECT o.time, o.layout, (SELECT max(p.time) FROM observation p WHERE p.time < o.time) "
-        "FROM observation o JOIN layout l ON l.id = o.layout "
-        "WHERE o.begins = 1 ORDER BY o.time, l.digest"
-    )
+    begun = yield from ask(_BEGUN)
     ((newest,),) = yield from ask("SELECT max(time) FROM observation")
-    lasts = [*(last for _, _, last in begun[1:]), newest]
-    runs = [
-        Run(first, max(first, last), layout)
-        for (first, layout, _), last in zip(begun, lasts[: len(begun)], strict=True)
-    ]
+    lasts = [before for _, _, before in begun[1:]] + [newest] * bool(begun)
+    runs = [Run(first, last, layout) for (first, layout, _), last in zip(begun, lasts, strict=True)]
     rows = yield from ask("SELECT id, content FROM layout")
     return runs, {number: Pools(read_layout(content)) for number, content in rows}
 
