@@ -217,7 +217,7 @@ def _open(path: Path) -> sqlite3.Connection:
 def _open_to_read(path: Path) -> sqlite3.Connection:
     """Open a file that is there, only to read."""
     _check(path)
-    connection = _connect(path, "ro")
+    connection = _connect_to_read(path)
     try:
         if _version(connection) < VERSION:
             raise OSError("it holds no history, or one of an older schema; open it once to write")
@@ -238,7 +238,7 @@ def _check(path: Path) -> None:
         raise FileNotFoundError("there is no such file")
     if not path.is_file():
         raise OSError("it is no file")
-    with closing(_connect(path, "ro")) as connection:
+    with closing(_connect_to_read(path)) as connection:
         ((application,),) = connection.execute("PRAGMA application_id")
         ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
         if application != _APPLICATION and (application or tables):
@@ -248,6 +248,32 @@ def _check(path: Path) -> None:
                 f"its schema has version {_version(connection)}, and this program knows "
                 f"{VERSION}: upgrade binance-insurance"
             )
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Connect so that nothing is written, and no file of the log is left behind.
+
+    A connection that may only read leaves the files of an empty log behind, and one that may write
+    clears a log away that is not empty.
+    """
+    log = Path(f"{path}-wal")
+    with path.open("rb") as file:
+        uses_log = file.read(20)[18:] == b"\x02\x02"
+    empty = uses_log and not (log.exists() and log.stat().st_size)
+    connection = _connect(path, "rw" if empty else "ro")
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        _version(connection)
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if not empty or _code(error) not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
+            raise
+        # Nobody writes, or the files of the log would be there, and we must not make them.
+        return _connect(path, "ro&immutable=1")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
