@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from decimal import Decimal
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -15,6 +16,7 @@ import pytest
 from aioresponses import aioresponses
 from looptime import LoopTimeEventLoop
 
+from benchmarks.postgres_server import PostgresServer
 from benchmarks.redis_server import RedisServer, find_servers
 from binance_insurance import AssetBalance, InsuranceClient, InsurancePool, LocalBudget, Runtime
 from binance_insurance.sandbox import Sandbox, Scenario
@@ -138,3 +140,30 @@ def redis_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSer
 def redis_server(request: pytest.FixtureRequest, redis_servers: StartServer) -> RedisServer:
     """A running server; a test that asks for it runs on each."""
     return redis_servers(request.param)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running server; a test that stops it starts it again."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """An empty database of its own. For `asyncio.run`: in virtual time a server is always late."""
+    with postgres_server.database() as name:
+        yield postgres_server.url(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def history_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store that is not there yet; a test that asks for it runs on each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'history.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
