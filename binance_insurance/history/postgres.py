@@ -45,8 +45,8 @@ _SCHEMAS = (
     );
     CREATE INDEX observation_begins ON observation (time) WHERE begins = 1;
     CREATE TABLE span (first bigint NOT NULL PRIMARY KEY, last bigint NOT NULL);
-    CREATE TABLE reported (newest bigint NOT NULL);
-    INSERT INTO reported VALUES (0);
+    CREATE TABLE reported (newest bigint NOT NULL, content bytea NOT NULL);
+    INSERT INTO reported VALUES (0, '');
     CREATE VIEW balances AS
         SELECT v.update_time, v.observed_time, p.symbols, a.name AS asset, v.balance
         FROM value v JOIN pool p ON p.id = v.pool JOIN asset a ON a.id = v.asset;
@@ -56,8 +56,8 @@ VERSION = len(_SCHEMAS)
 
 _WRITE = (
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
-    # A stopped process does not lock the others out for long.
-    "SET LOCAL idle_in_transaction_session_timeout = '60s'; "
+    # A stopped process does not lock the others out for ever.
+    "SET LOCAL idle_in_transaction_session_timeout = '10min'; "
     f"SELECT pg_advisory_xact_lock({_LOCK})"
 )
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
