@@ -91,7 +91,10 @@ def test_two_values_of_one_time_are_both_there(history_url: str) -> None:
         await history.append(whole(1, "2"))
         assert await history.append(whole(2, "1")) == 0
         points = (await history.series("BTCUSDT", "A0")).points
-        assert [(each.balance, each.observed_time - TIME) for each in points] == [(1, 0), (2, 1000)]
+        assert [(int(each.balance), each.observed_time - TIME) for each in points] == [
+            (1, 0),
+            (2, 1000),
+        ]
         # Of one update time the one that was first reported later is the newest.
         assert (await history.latest() or whole(0))["BTCUSDT"].balance("A0") == 2
 

@@ -31,7 +31,7 @@ def url(path: Path) -> str:
 
 def run(work: Coroutine[Any, Any, object]) -> None:
     """Run in real time, which threads take."""
-    asyncio.run(work)  # type: ignore[arg-type]
+    asyncio.run(work)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .facts import ValueKey
     from .steps import Row, Steps
 
-_PAGE = 10_000
+_PAGE = 2_000
 _Page: TypeAlias = "tuple[dict[ValueKey, int], Row | None]"
 
 

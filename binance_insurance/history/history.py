@@ -208,6 +208,7 @@ def _asset(asset: str) -> str:
     Raises:
         ValueError: it is none.
     """
-    if not isinstance(asset, str) or not asset.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"an asset is a str such as 'USDT', not {asset!r}")
-    return asset.strip()
+    given: object = asset
+    if not isinstance(given, str) or not given.strip():
+        raise ValueError(f"an asset is a str such as 'USDT', not {given!r}")
+    return given.strip()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .steps import Rows, Steps
     from .timeline import Timeline
 
-_PAGE = 10_000  # values that are read at a time
+_PAGE = 2_000  # values that are read at a time
 _SECOND = (
     999  # ms by which an update can be later than its observation, whose date is whole seconds
 )

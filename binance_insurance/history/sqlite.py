@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 from .._files import Identity, identity, make_directory
 from .._text import one_line
 from ..errors import StoreError
-from .steps import Ask, ask
+from .steps import Ask, Change, ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from .steps import Change, Rows, Steps
+    from .steps import Insert, Rows, Statement, Steps
 
 T = TypeVar("T")
 
@@ -189,10 +189,19 @@ def _carry_out(connection: sqlite3.Connection, steps: Steps[T]) -> T:
         return done
 
 
-def _answer(connection: sqlite3.Connection, statement: Ask | Change) -> Rows:
+def _answer(connection: sqlite3.Connection, statement: Statement) -> Rows:
     if isinstance(statement, Ask):
         return connection.execute(statement.sql, statement.parameters).fetchall()
-    return [(connection.executemany(statement.sql, statement.rows).rowcount,)]
+    if isinstance(statement, Change):
+        connection.executemany(statement.sql, statement.rows)
+        return ()
+    return [(connection.executemany(_inserting(statement), statement.rows).rowcount,)]
+
+
+def _inserting(statement: Insert) -> str:
+    columns, values = ", ".join(statement.columns), ", ".join("?" * len(statement.columns))
+    # Tables and columns are those of our own statements.
+    return f"INSERT INTO {statement.table} ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING"
 
 
 def _open(path: Path) -> sqlite3.Connection:

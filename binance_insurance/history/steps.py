@@ -25,14 +25,23 @@ class Ask(Struct, frozen=True):
     parameters: Row = ()
 
 
+class Insert(Struct, frozen=True):
+    """Rows for a table; sent back is one row with how many were not there before."""
+
+    table: str
+    columns: tuple[str, ...]
+    rows: Rows
+
+
 class Change(Struct, frozen=True):
-    """A statement to carry out for each row; sent back is one row with how many it changed."""
+    """A statement to carry out for each row; nothing is sent back."""
 
     sql: str
     rows: Rows
 
 
-Steps: TypeAlias = Generator[Ask | Change, Rows, T]
+Statement: TypeAlias = Ask | Insert | Change
+Steps: TypeAlias = Generator[Statement, Rows, T]
 
 
 class Store(Protocol):
@@ -73,12 +82,18 @@ def ask(sql: str, *parameters: object) -> Steps[Rows]:
     return (yield Ask(sql, parameters))
 
 
-def change(sql: str, rows: Rows) -> Steps[int]:
-    """Carry a statement out for each row, and return how many rows it changed."""
+def insert(table: str, columns: tuple[str, ...], rows: Rows) -> Steps[int]:
+    """Add rows to a table, and return how many were not there before."""
     if not rows:
         return 0
-    ((count,),) = yield Change(sql, rows)
+    ((count,),) = yield Insert(table, columns, rows)
     return int(count)
+
+
+def change(sql: str, rows: Rows) -> Steps[None]:
+    """Carry a statement out for each row."""
+    if rows:
+        yield Change(sql, rows)
 
 
 def ask_for(sql: str, keys: Iterable[object]) -> Steps[list[Row]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .facts import Known, facts_of, key_digest
 from .spans import united
-from .steps import ask, ask_for, change
+from .steps import ask, ask_for, change, insert
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -47,8 +47,7 @@ def write(facts: Facts) -> Steps[int]:
         yield from _write_observations(
             {(time, digest, layouts[digest]) for time, digest in facts.observations}
         )
-    for span in united(facts.spans):
-        yield from _write_span(span)
+    yield from _write_spans(facts.spans)
     return new
 
 
@@ -61,11 +60,8 @@ def _write_values(values: Mapping[ValueKey, int]) -> Steps[int]:
         (pools[pool], assets[asset], update_time, balance, observed)
         for (pool, asset, update_time, balance), observed in values.items()
     ]
-    new = yield from change(
-        "INSERT INTO value (pool, asset, update_time, balance, observed_time) "
-        "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        rows,
-    )
+    columns = ("pool", "asset", "update_time", "balance", "observed_time")
+    new = yield from insert("value", columns, rows)
     ((newest,),) = yield from ask("SELECT newest FROM reported")
     if new < len(rows):
         # Of a value that is there already, the earlier first report counts.
@@ -85,7 +81,7 @@ def _pool_ids(keys: Collection[str]) -> Steps[dict[str, int]]:
     sql = "SELECT digest, id FROM pool WHERE digest IN"
     known: dict[bytes, int] = dict((yield from ask_for(sql, digests)))
     if missing := [(digest, key) for digest, key in digests.items() if digest not in known]:
-        yield from change("INSERT INTO pool (digest, symbols) VALUES (?, ?)", sorted(missing))
+        yield from insert("pool", ("digest", "symbols"), sorted(missing))
         known |= dict((yield from ask_for(sql, [digest for digest, _ in missing])))
     return {key: known[digest] for digest, key in digests.items()}
 
@@ -94,7 +90,7 @@ def _asset_ids(names: Collection[str]) -> Steps[dict[str, int]]:
     sql = "SELECT name, id FROM asset WHERE name IN"
     known: dict[str, int] = dict((yield from ask_for(sql, names)))
     if missing := sorted(set(names) - set(known)):
-        yield from change("INSERT INTO asset (name) VALUES (?)", [(name,) for name in missing])
+        yield from insert("asset", ("name",), [(name,) for name in missing])
         known |= dict((yield from ask_for(sql, missing)))
     return known
 
@@ -108,8 +104,9 @@ def _write_layouts(layouts: Mapping[bytes, Layout]) -> Steps[dict[bytes, int]]:
     sql = "SELECT digest, content, id FROM layout WHERE digest IN"
     rows = yield from ask_for(sql, layouts)
     known = {digest: content for digest, content, _ in rows}
-    yield from change(
-        "INSERT INTO layout (digest, content) VALUES (?, ?)",
+    yield from insert(
+        "layout",
+        ("digest", "content"),
         [(each.digest, each.content) for each in layouts.values() if each.digest not in known],
     )
     yield from change(
@@ -137,9 +134,10 @@ def _write_observations(new: Collection[_Observation]) -> Steps[None]:
     )
     marks = {tuple(key): begins for *key, begins in (*before, *between, *after)}
     begins = _begins(sorted({*marks, *new}))
-    yield from change(
-        "INSERT INTO observation (begins, time, layout) VALUES (?, ?, ?)",
-        [(begins[each], each[0], each[2]) for each in new if each not in marks],
+    yield from insert(
+        "observation",
+        ("time", "layout", "begins"),
+        [(each[0], each[2], begins[each]) for each in new if each not in marks],
     )
     yield from change(
         "UPDATE observation SET begins = ? WHERE time = ? AND layout = ?",
@@ -158,19 +156,18 @@ def _begins(observations: Sequence[_Observation]) -> dict[_Observation, int]:
     return begins
 
 
-def _write_span(span: Span) -> Steps[None]:
-    """Unite a span with those that it touches."""
-    first, last = span
-    touched = yield from ask(
+def _write_spans(spans: Sequence[Span]) -> Steps[None]:
+    """Unite spans with those that they touch."""
+    if not spans:
+        return
+    first, last = min(spans)[0], max(last for _, last in spans)
+    rows = yield from ask(
         "SELECT first, last FROM span WHERE first <= ? AND last >= ? AND first >= "
         "coalesce((SELECT max(first) FROM span WHERE first <= ?), ?)",
-        last,
-        first,
-        first,
-        first,
+        *(last, first, first, first),
     )
-    (union,) = united([span, *((first, last) for first, last in touched)])
-    if [union] == [tuple(each) for each in touched]:
-        return
-    yield from change("DELETE FROM span WHERE first = ?", [(each[0],) for each in touched])
-    yield from change("INSERT INTO span (first, last) VALUES (?, ?)", [union])
+    before = [(first, last) for first, last in rows]
+    after = united([*before, *spans])
+    gone, come = set(before) - set(after), set(after) - set(before)
+    yield from change("DELETE FROM span WHERE first = ?", [(first,) for first, _ in gone])
+    yield from insert("span", ("first", "last"), sorted(come))
