@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 from ..models import normalise_symbol
 from .copying import read_observations, read_values
@@ -197,7 +197,7 @@ def _symbol(symbol: str | None) -> str | None:
     Raises:
         ValueError: it is none.
     """
-    if symbol is not None and not isinstance(symbol, str):
+    if not isinstance(cast("object", symbol), (str, type(None))):
         raise ValueError(f"a symbol is a str, or None for the whole fund, not {symbol!r}")
     return None if symbol is None else normalise_symbol(symbol)
 
@@ -208,7 +208,6 @@ def _asset(asset: str) -> str:
     Raises:
         ValueError: it is none.
     """
-    given: object = asset
-    if not isinstance(given, str) or not given.strip():
-        raise ValueError(f"an asset is a str such as 'USDT', not {given!r}")
-    return given.strip()
+    if not isinstance(cast("object", asset), str) or not asset.strip():
+        raise ValueError(f"an asset is a str such as 'USDT', not {asset!r}")
+    return asset.strip()

@@ -69,8 +69,9 @@ class Recorder:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting = Waiting()
-        self._changed = asyncio.Event()  # an update has come, or it ends
-        self._ending = asyncio.Event()
+        self._changed = asyncio.Event()  # an update has come, or the last one has
+        self._ended = False  # whether there is nothing more to come
+        self._cancelled = asyncio.Event()
         self._begun = False  # whether an update was written
         self._failing = False
 
@@ -79,7 +80,7 @@ class Recorder:
 
         Raises:
             ValueError: the watch is of some symbols only.
-            StoreError: the store failed, and waiting cannot help, or there is no time to wait.
+            StoreError: the store failed, and waiting cannot help.
         """
         if watch.symbols is not None:
             raise ValueError("a history takes whole snapshots: record a watch without symbols")
@@ -87,14 +88,20 @@ class Recorder:
         writing = asyncio.create_task(self._write(timedelta(seconds=watch.every)))
         try:
             await asyncio.wait({asking, writing}, return_when=asyncio.FIRST_COMPLETED)
+            self._end()
+            await asyncio.wait({writing})
         finally:
             asking.cancel()
-            self._ending.set()
-            self._changed.set()
+            self._cancelled.set()
+            self._end()
             await _finish(asking, writing)
         writing.result()
         if not asking.cancelled():
             asking.result()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._changed.set()
 
     async def _ask(self, watch: Watch) -> None:
         async for update in watch:
@@ -105,7 +112,7 @@ class Recorder:
         """Write what waits, until there is nothing more to come."""
         while True:
             if not self._waiting:
-                if self._ending.is_set():
+                if self._ended:
                     return
                 await self._changed.wait()
                 self._changed.clear()
@@ -143,7 +150,7 @@ class Recorder:
             StoreError: the error, if waiting cannot help, or there is no time to wait.
         """
         count = len(self._waiting)
-        if error.retry_after is None or self._ending.is_set():
+        if error.retry_after is None or self._cancelled.is_set():
             _logger.error("%s; %d updates are lost", error, count)
             raise error
         if not self._failing:
@@ -151,7 +158,7 @@ class Recorder:
         self._failing = True
         with suppress(TimeoutError):
             async with asyncio.timeout(min(error.retry_after, _AGAIN)):
-                await self._ending.wait()
+                await self._cancelled.wait()
 
 
 async def _finish(asking: asyncio.Task[None], writing: asyncio.Task[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from typing import cast
 
 from .._pydantic import PydanticStruct
 from .._text import iso
@@ -161,4 +162,6 @@ def _plain(value: object) -> object:
         return f"{value:f}"
     if isinstance(value, datetime):
         return iso(value)
-    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain(each) for each in cast("tuple[object, ...]", value)]
+    return value
