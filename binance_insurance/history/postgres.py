@@ -60,7 +60,11 @@ _WRITE = (
     "SET LOCAL idle_in_transaction_session_timeout = '10min'; "
     f"SELECT pg_advisory_xact_lock({_LOCK})"
 )
-_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_READ = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
+    # A plan from when the tables were small does not stay. A write repeats its statements too often.
+    "SET LOCAL plan_cache_mode = force_custom_plan"
+)
 
 
 class PostgresStore:
@@ -79,8 +83,8 @@ class PostgresStore:
     def __init__(self, address: Address, *, read_only: bool) -> None:
         self._place = find_place(address)
         self._read_only = read_only
-        self._writer = Connections(self._open_to_read if read_only else self._open)
         self._reader = Connections(self._open_to_read)
+        self._writer = self._reader if read_only else Connections(self._open)
 
     def __str__(self) -> str:
         return str(self._place)

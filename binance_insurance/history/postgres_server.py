@@ -43,14 +43,13 @@ _TYPES = {
     "symbols": "text",
 }
 
-# Each statement is planned for the tables as they are: a plan from when they were small stays.
 _SETTINGS = {
     "search_path": SCHEMA,
     "application_name": "binance-insurance",
     "lock_timeout": f"{_ANSWER:g}s",
-    "plan_cache_mode": "force_custom_plan",
     "jit": "off",
 }
+
 # Errors of the server by the beginnings of their codes.
 _MAY_PASS = "08", "25P03", "40", "53", "55P03", "57", "58"
 _LOST = "08", "25P03", "57P"
