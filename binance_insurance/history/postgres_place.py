@@ -13,7 +13,7 @@ from .._text import one_line
 if TYPE_CHECKING:
     from .._address import Address
 
-_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d*))?")
+_HOST = re.compile(r"(\[[^\],]*\]|[^:,]*)(?::(\d*))?")
 _SSL_MODES = "disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 _TLS_VERSIONS = "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"
 _TLS_FILES = "sslcert", "sslkey", "sslrootcert", "sslcrl"
@@ -71,8 +71,8 @@ def find_place(address: Address) -> Place:
     for name, known in _TLS.items():
         if known and options.get(name, known[0]) not in known:
             address.refuse(name, f"is none of {', '.join(known)}")
-    if not re.fullmatch(r"\d{1,5}", port := options.get("port", "1")) or not int(port):
-        address.refuse("port", "must be a number")
+    if not re.fullmatch(r"\d{1,5}", port := options.get("port", "1")) or not 0 < int(port) < 65536:
+        address.refuse("port", "must be a number from 1 to 65535")
     login, _, server = address.host.rpartition("@")
     found = _HOST.fullmatch(server)
     database = address.path.removeprefix("/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -57,6 +58,7 @@ _REASONS = {
     "28": "it refuses this user or password",
     "55P03": f"another process has locked it for {_ANSWER:g} s",
 }
+_USER = re.compile(r'\b(role|user) "[^"]*"')
 _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -134,7 +136,7 @@ def translated(place: Place) -> Generator[None]:
     except _FAILURES as error:
         reason = " ".join(_reason(error).split())
         secrets = {*place.secrets, os.getenv("PGPASSWORD", "")} - {""}
-        for secret in (*secrets, f'"{place.user}"'):
+        for secret in secrets:
             reason = reason.replace(secret, "***")
         failure = StoreError(f"the history {place} cannot be used: {one_line(reason)}")
         failure.retry_after = _AGAIN if _may_pass(error) else None
@@ -349,4 +351,5 @@ def _reason(error: Exception) -> str:
             return reason
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error.args[0] if error.args else "it does not answer in time")
+    text = str(error.args[0] if error.args else "it does not answer in time")
+    return _USER.sub(r"\1 ***", text)
