@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import asyncpg  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import AsyncGenerator, Generator
 
 USER = "recorder"
 PASSWORD = "K9-geheim"  # noqa: S105 - of a server that lives as long as the tests
@@ -135,11 +135,17 @@ class PostgresServer:
         asyncio.run(self._execute(statements, database))
 
     async def _execute(self, statements: tuple[str, ...], database: str) -> None:
+        async with self.connected(database) as connection:
+            for statement in statements:
+                await connection.execute(statement)
+
+    @asynccontextmanager
+    async def connected(self, database: str) -> AsyncGenerator[Any]:
+        """Have a connection of asyncpg."""
         library: Any = asyncpg  # which has no types
         connection = await library.connect(self.url(database), ssl=False, timeout=10)
         try:
-            for statement in statements:
-                await connection.execute(statement)
+            yield connection
         finally:
             await connection.close()
 

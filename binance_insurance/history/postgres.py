@@ -151,10 +151,13 @@ async def _version(connection: Connection) -> int:
     Raises:
         UnusableError: it is a newer one.
     """
-    ((table,),) = await connection.fetch(f"SELECT to_regclass('{SCHEMA}.version')::text")
-    if table is None:
+    # Not to_regclass, whose cache misses what another process has made during the wait for it.
+    ((tables,),) = await connection.fetch(
+        "SELECT count(*) FROM pg_tables WHERE schemaname = $1 AND tablename = 'version'", SCHEMA
+    )
+    if not tables:
         return 0
-    ((version,),) = await connection.fetch("SELECT number FROM version")
+    ((version,),) = await connection.fetch(f"SELECT number FROM {SCHEMA}.version")  # noqa: S608
     if version > VERSION:
         raise UnusableError(
             f"its schema has version {version}, and this program knows {VERSION}: "
@@ -165,7 +168,7 @@ async def _version(connection: Connection) -> int:
 
 def _migrate(version: int) -> Steps[None]:
     """Bring the schema up to date."""
-    ((there,),) = yield from ask(f"SELECT to_regnamespace('{SCHEMA}') IS NOT NULL")
+    ((there,),) = yield from ask("SELECT count(*) FROM pg_namespace WHERE nspname = ?", SCHEMA)
     if not there:  # else somebody with the right to make it may have done so
         yield from ask(f"CREATE SCHEMA {SCHEMA}")
     if not version:

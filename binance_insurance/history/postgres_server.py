@@ -332,16 +332,15 @@ def _may_pass(error: Exception) -> bool:
     """Whether the same can go well later."""
     if isinstance(error, asyncpg.PostgresError):
         return _code(error).startswith(_MAY_PASS)
-    return isinstance(error, (OSError, asyncpg.InterfaceError)) and not isinstance(
-        error, (UnusableError, ssl.SSLCertVerificationError, ValueError)
-    )
+    return not isinstance(error, (UnusableError, ssl.SSLCertVerificationError, ValueError))
 
 
 def _is_lost(error: Exception) -> bool:
-    """Whether a connection is of no use any more."""
-    if isinstance(error, asyncpg.PostgresError):
-        return _code(error).startswith(_LOST)
-    return isinstance(error, (OSError, asyncpg.InterfaceError))
+    """Whether a connection is of no use any more.
+
+    Where the server has said goodbye, and its end is not noticed yet, asyncpg fails in itself.
+    """
+    return not isinstance(error, asyncpg.PostgresError) or _code(error).startswith(_LOST)
 
 
 def _reason(error: Exception) -> str:
@@ -351,5 +350,7 @@ def _reason(error: Exception) -> str:
             return reason
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if type(error) is asyncpg.InternalClientError:
+        return "the connection is lost"
     text = str(error.args[0] if error.args else "it does not answer in time")
     return _USER.sub(r"\1 ***", text)
