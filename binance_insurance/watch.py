@@ -180,7 +180,9 @@ class Watch:
         try:
             async with asyncio.timeout(None) as self._scope:
                 return await self._step()
-        except TimeoutError:
+        except (TimeoutError, ClientClosedError):
+            if not self._closed:
+                raise
             raise StopAsyncIteration from None  # the block was left meanwhile
         finally:
             self._scope = None

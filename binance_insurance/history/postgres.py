@@ -157,7 +157,7 @@ async def _version(connection: Connection) -> int:
     )
     if not tables:
         return 0
-    ((version,),) = await connection.fetch(f"SELECT number FROM {SCHEMA}.version")  # noqa: S608
+    ((version,),) = await connection.fetch(f"SELECT number FROM {SCHEMA}.version")
     if version > VERSION:
         raise UnusableError(
             f"its schema has version {version}, and this program knows {VERSION}: "

@@ -20,12 +20,12 @@ def microseconds(time: datetime, name: str) -> int:
     Raises:
         ValueError: it is naive, or no datetime; the message has its name.
     """
-    given: object = time
-    if not isinstance(given, datetime) or given.utcoffset() is None:
+    try:
+        return (time - _EPOCH) // _MICROSECOND
+    except TypeError:
         raise ValueError(
-            f"{name} must be an aware datetime, such as datetime.now(UTC), not {given}"
-        )
-    return (given - _EPOCH) // _MICROSECOND
+            f"{name} must be an aware datetime, such as datetime.now(UTC), not {time!r}"
+        ) from None
 
 
 def aware(time: int) -> datetime:
