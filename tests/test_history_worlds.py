@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from functools import cache
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -22,16 +20,27 @@ from .histories.referee import Question, Questions, check, check_order, plain
 from .scale import sample
 
 # `WORLD=17` in the environment checks that one again.
-SEEDS = [int(os.environ["WORLD"])] if "WORLD" in os.environ else range(sample(40, 1000))
+ONE = "WORLD" in os.environ
+SEEDS = [int(os.environ["WORLD"])] if ONE else range(sample(40, 1000))
+SHUFFLED = SEEDS if ONE else range(sample(8, 1000))
 
-NewStore = Callable[[], str]
+
+class Stores:
+    """Names empty stores."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._count = 0
+
+    def new(self, kind: str) -> str:
+        """Return the URL of another store."""
+        self._count += 1
+        return f"sqlite:///{self._place / f'{self._count}.db'}"
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> NewStore:
-    """Name a new SQLite file, at each call."""
-    numbers = count()
-    return lambda: f"sqlite:///{tmp_path / f'{next(numbers)}.db'}"
+def stores(tmp_path: Path) -> Stores:
+    return Stores(tmp_path)
 
 
 def fail_for(world: World, found: list[str]) -> None:
@@ -41,17 +50,24 @@ def fail_for(world: World, found: list[str]) -> None:
 
 
 @pytest.mark.campaign
+@pytest.mark.parametrize("kind", ["sqlite"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_in_a_random_world_every_answer_is_the_references(seed: int, sqlite: NewStore) -> None:
+def test_in_a_random_world_every_answer_is_the_references(
+    seed: int, kind: str, stores: Stores
+) -> None:
     world = draw(seed)
-    fail_for(world, asyncio.run(check(world, sqlite())))
+    fail_for(world, asyncio.run(check(world, stores.new(kind))))
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("seed", SEEDS)
-def test_order_repetition_and_merging_do_not_matter(seed: int, sqlite: NewStore) -> None:
+@pytest.mark.parametrize("kinds", [("sqlite", "sqlite")], ids="-".join)
+@pytest.mark.parametrize("seed", SHUFFLED)
+def test_order_repetition_and_merging_do_not_matter(
+    seed: int, kinds: tuple[str, str], stores: Stores
+) -> None:
     world = draw(seed)
-    fail_for(world, asyncio.run(check_order(world, sqlite(), sqlite(), sqlite())))
+    first, second = map(stores.new, kinds)
+    fail_for(world, asyncio.run(check_order(world, first, second, stores.new("sqlite"))))
 
 
 # The worlds themselves

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .reference import Observation, Reference, Remembered
+from .reference import Observation, Reference
+from .remembered import Remembered
 from .world import World, draw
 
 __all__ = ["Observation", "Reference", "Remembered", "World", "draw"]

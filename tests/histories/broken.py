@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -367,18 +368,9 @@ class PeaksBeforeTheRange(Reference):
 class RoundedDepth(Reference):
     """Depths have 28 digits."""
 
-    def drawdowns(
-        self,
-        symbol: str | None,
-        asset: str,
-        *,
-        window: float | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        limit: int | None = 10,
-    ) -> tuple[Drawdown, ...]:
-        falls = super().drawdowns(symbol, asset, window=window, start=start, end=end, limit=limit)
-        return tuple(fall._replace(depth=fall.peak - fall.trough) for fall in falls)
+    def falls(self, points: list[Point], window: float | None) -> Iterator[Drawdown]:
+        for fall in super().falls(points, window):
+            yield fall._replace(depth=fall.peak - fall.trough)
 
 
 BROKEN = (

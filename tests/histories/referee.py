@@ -27,6 +27,8 @@ from .world import World
 
 _MICROSECOND = timedelta(microseconds=1)
 _EXACT = Context(prec=400)
+_ONE_BY_ONE = 8  # observations that are appended, while the others extend
+_REPEATED = 9
 _LIMITS = (None, None, 1, 2, 3, 10)
 
 
@@ -268,10 +270,11 @@ async def check(world: World, url: str) -> list[str]:
     They are asked of the history that appended, and some of one that is opened to read.
     """
     questions = Questions(world).draw()
-    by_time = sorted(world.observations, key=lambda each: microseconds(each.snapshot.observed_at))
+    in_turn = sorted(world.observations, key=lambda each: microseconds(each.snapshot.observed_at))
     async with opened(url) as history:
         store = Counting("store", history)
-        for observation in by_time:
+        await store.extend(in_turn[:-_ONE_BY_ONE])
+        for observation in in_turn[-_ONE_BY_ONE:]:
             await store.append(observation)
         found = await differences(history, questions)
     async with opened(url, read_only=True) as history:
@@ -282,25 +285,24 @@ async def check(world: World, url: str) -> list[str]:
 async def check_order(world: World, first: str, second: str, third: str) -> list[str]:
     """Shuffle what was observed, repeat some, split it over two stores, and merge either way.
 
-    The third store gets all of it from the second alone.
+    The third store gets all of it from the second alone. Each store has its part of the questions.
     """
-    questions = Questions(world).draw()
     chance = Random(world.seed)
-    observations = [*world.observations, *chance.choices(world.observations, k=9)]
+    observations = [*world.observations, *chance.choices(world.observations, k=_REPEATED)]
     chance.shuffle(observations)
     cut = chance.randint(0, len(observations))
+    names, questions = ("first", "second", "third"), Questions(world).draw()
     async with opened(first) as a, opened(second) as b, opened(third) as c:
-        stores = [
-            Counting(name, each) for name, each in (("first", a), ("second", b), ("third", c))
-        ]
-        for observation in observations[:cut]:
+        stores = [Counting(name, each) for name, each in zip(names, (a, b, c), strict=True)]
+        for observation in observations[:cut][:_ONE_BY_ONE]:
             await stores[0].append(observation)
+        await stores[0].extend(observations[:cut][_ONE_BY_ONE:])
         await stores[1].extend(observations[cut:])
         await stores[0].merge(stores[1])
         await stores[1].merge(stores[0])
         await stores[2].merge(stores[1])
         found = [line for store in stores for line in store.wrong]
         for number, store in enumerate(stores):
-            some = questions if number == 0 else questions[number::2]
-            found += [f"{store.name}: {each}" for each in await differences(store.history, some)]
+            asked = questions[number :: len(stores)]
+            found += [f"{store.name}: {each}" for each in await differences(store.history, asked)]
     return found

@@ -132,6 +132,7 @@ class Reference:
             self.layouts[microseconds(snapshot.observed_at)] = layout
         self.times = sorted(self.layouts)
         self.first_reported = self._first_reported()
+        self._seen: dict[str, list[Seen]] = {}
         self._totals: list[tuple[int, dict[str, Decimal]]] | None = None
 
     def _first_reported(self) -> dict[Value, int]:
@@ -210,12 +211,14 @@ class Reference:
 
     def seen(self, symbol: str) -> list[Seen]:
         """The observations of a symbol: those in which some pool names it."""
-        return [
-            Seen(time, pool, self.layouts[time])
-            for time in self.times
-            for pool in self.layouts[time]
-            if symbol in pool
-        ]
+        if symbol not in self._seen:
+            self._seen[symbol] = [
+                Seen(time, pool, self.layouts[time])
+                for time in self.times
+                for pool in self.layouts[time]
+                if symbol in pool
+            ]
+        return self._seen[symbol]
 
     def last_millisecond(self, time: int) -> int:
         """The end of the second of an observation, in milliseconds."""
@@ -249,7 +252,7 @@ class Reference:
         return [
             Regrouping(moment(earlier.time), moment(later.time), earlier.pool, later.pool)
             for earlier, later in pairwise(self.seen(symbol))
-            if self.is_regrouping(earlier, later)
+            if earlier.pool != later.pool and self.is_regrouping(earlier, later)
         ]
 
     def is_regrouping(self, earlier: Seen, later: Seen) -> bool:
@@ -370,54 +373,3 @@ class Reference:
 
     def recovered(self, later: list[Point], peak: Decimal) -> int | None:
         return next((point.update_time for point in later if point.balance >= peak), None)
-
-
-class Remembered:
-    """The reference as a history: it can be asked in a history's place."""
-
-    def __init__(self, observations: Iterable[Observation] = ()) -> None:
-        self._observations = list(observations)
-
-    @property
-    def _reference(self) -> Reference:
-        return Reference(self._observations)
-
-    async def append(self, snapshot: InsuranceSnapshot, *, since: datetime | None = None) -> int:
-        return await self.extend([(snapshot, since)])
-
-    async def extend(
-        self, observations: Iterable[tuple[InsuranceSnapshot, datetime | None]]
-    ) -> int:
-        before = len(self._reference.first_reported)
-        self._observations += [Observation(*each) for each in observations]
-        return len(self._reference.first_reported) - before
-
-    async def latest(self, at: datetime | None = None) -> InsuranceSnapshot | None:
-        return self._reference.latest(at)
-
-    async def series(
-        self,
-        symbol: str | None,
-        asset: str,
-        *,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> Series:
-        return self._reference.series(symbol, asset, start=start, end=end)
-
-    async def drawdowns(
-        self,
-        symbol: str | None,
-        asset: str,
-        *,
-        window: float | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        limit: int | None = 10,
-    ) -> tuple[Drawdown, ...]:
-        return self._reference.drawdowns(
-            symbol, asset, window=window, start=start, end=end, limit=limit
-        )
-
-    async def aclose(self) -> None:
-        """Keep nothing open."""
