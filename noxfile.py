@@ -63,7 +63,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def campaign(session: nox.Session) -> None:
-    """What takes too long for the suite: 5,500 worlds, and fleets for 10 windows of 2,400."""
+    """What takes too long for the suite: 6,500 worlds, and fleets for 10 windows of 2,400."""
     session.install(".[test]")
     chosen = ("-m", "campaign", "--timeout", "900", "-s")
     session.run("pytest", *chosen, *session.posargs, env={"CAMPAIGN": "1"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -65,7 +65,7 @@ def balance_of(text: str) -> AssetBalance:
 @asynccontextmanager
 async def history_of(
     store: str, place: Path, observations: Sequence[Observation]
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any]:
     if store == "reference":
         yield Remembered(observations)
         return

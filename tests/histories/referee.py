@@ -11,6 +11,7 @@ from random import Random
 from typing import Any, NamedTuple, Protocol, cast
 
 from binance_insurance import InsurancePool, InsuranceSnapshot
+from binance_insurance.history import open_history
 
 from .reference import (
     Drawdown,
@@ -259,8 +260,6 @@ class Counting:
 
 def opened(url: str, *, read_only: bool = False) -> AbstractAsyncContextManager[Any]:
     """Open a history by its public name."""
-    from binance_insurance.history import open_history
-
     return open_history(url, read_only=read_only)
 
 
