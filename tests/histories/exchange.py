@@ -56,6 +56,7 @@ class Manner(Struct, frozen=True):
     units: dict[str, Decimal]
     lowest: int  # the least balance, in units
     lag: int  # seconds from an update to its publication, at most
+    ahead: int  # seconds that an update time may be later than its publication, at most
     all_at_once: bool  # all pools are updated at one time
     restless: float  # share of events that change which symbols are in which pools
 
@@ -88,6 +89,7 @@ def draw_manner(chance: Random, pace: int) -> Manner:
         units=units,
         lowest=chance.choice([0, 1, 1, -6]),
         lag=chance.choice([0, 0, pace // 3, 3 * pace]),
+        ahead=chance.choice([0, 0, 0, 2, 2 * pace]),
         all_at_once=chance.random() < 0.5,
         restless=chance.choice([0.1, 0.3, 0.6]),
     )
@@ -152,8 +154,11 @@ class Exchange:
         self.second = second - second % quarter + (chance.random() < 0.1)
 
     def _update_time(self) -> int:
-        """When the exchange updated what it shows now: perhaps in the second that has begun."""
-        second = self.second - self.chance.randint(0, self.manner.lag)
+        """When the exchange says that it updated what it shows now: in this second or before.
+
+        Where its clocks differ, it may say later.
+        """
+        second = self.second - self.chance.randint(-self.manner.ahead, self.manner.lag)
         return second * 1000 + self.chance.choice([0, 0, 2, 999, self.chance.randrange(1000)])
 
     # Amounts

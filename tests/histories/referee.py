@@ -10,6 +10,8 @@ from difflib import unified_diff
 from random import Random
 from typing import Any, NamedTuple, Protocol, cast
 
+from msgspec.structs import replace
+
 from binance_insurance import InsurancePool, InsuranceSnapshot
 from binance_insurance.history import open_history
 
@@ -30,6 +32,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _EXACT = Context(prec=400)
 _ONE_BY_ONE = 8  # observations that are appended, while the others extend
 _REPEATED = 9
+_LATE = 3  # observations that come after the merging
 _LIMITS = (None, None, 1, 2, 3, 10)
 
 
@@ -145,8 +148,9 @@ class Questions:
         self._times = [moment(time) for time in self._reference.times]
         self._asked: list[Question] = []
 
-    def draw(self) -> list[Question]:
-        for symbol in [*self._world.symbols, None]:
+    def draw(self, symbols: int | None = None) -> list[Question]:
+        """Draw all, or those about a few symbols."""
+        for symbol in [*self._world.symbols[:symbols], None]:
             for asset in self._world.assets:
                 self._ask_about(symbol, asset)
         self._ask("series", "NEVERUSDT", self._world.assets[0])
@@ -270,12 +274,17 @@ async def check(world: World, url: str) -> list[str]:
     """
     questions = Questions(world).draw()
     in_turn = sorted(world.observations, key=lambda each: microseconds(each.snapshot.observed_at))
+    earlier, rest = in_turn[:-_ONE_BY_ONE], in_turn[-_ONE_BY_ONE:]
+    found: list[str] = []
     async with opened(url) as history:
         store = Counting("store", history)
-        await store.extend(in_turn[:-_ONE_BY_ONE])
-        for observation in in_turn[-_ONE_BY_ONE:]:
+        await store.extend(earlier)
+        if earlier:
+            some = Questions(replace(world, observations=tuple(earlier))).draw(symbols=1)
+            found += await differences(history, some)
+        for observation in rest:
             await store.append(observation)
-        found = await differences(history, questions)
+        found += await differences(history, questions)
     async with opened(url, read_only=True) as history:
         found += await differences(history, questions[::7])
     return store.wrong + found
@@ -284,11 +293,13 @@ async def check(world: World, url: str) -> list[str]:
 async def check_order(world: World, first: str, second: str, third: str) -> list[str]:
     """Shuffle what was observed, repeat some, split it over two stores, and merge either way.
 
-    The third store gets all of it from the second alone. Each store has its part of the questions.
+    Some come later still. The third store gets all of it from the second alone. Each store has its
+    part of the questions.
     """
     chance = Random(world.seed)
     observations = [*world.observations, *chance.choices(world.observations, k=_REPEATED)]
     chance.shuffle(observations)
+    late, observations = observations[:_LATE], observations[_LATE:]
     cut = chance.randint(0, len(observations))
     names, questions = ("first", "second", "third"), Questions(world).draw()
     async with opened(first) as a, opened(second) as b, opened(third) as c:
@@ -299,6 +310,9 @@ async def check_order(world: World, first: str, second: str, third: str) -> list
         await stores[1].extend(observations[cut:])
         await stores[0].merge(stores[1])
         await stores[1].merge(stores[0])
+        for observation in late:
+            await stores[0].append(observation)
+        await stores[1].extend(late)
         await stores[2].merge(stores[1])
         found = [line for store in stores for line in store.wrong]
         for number, store in enumerate(stores):
