@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from binance_insurance import AssetBalance, InsurancePool, InsuranceSnapshot
 
+from .conftest import IN_CAMPAIGN
 from .histories import Observation, Remembered
 from .histories.referee import opened
 
@@ -23,11 +24,13 @@ START = datetime(2026, 9, 24, 9, 14, tzinfo=UTC)
 Fall = tuple[str, str, float, float, float | None]  # peak, trough and their times, recovered
 
 
-@pytest.fixture(params=["reference", "sqlite"])
-def store(request: pytest.FixtureRequest) -> str:
-    """The kind of store; a test that asks for it runs on each."""
-    kind: str = request.param
-    return kind
+@pytest.fixture(params=[None, "sqlite", pytest.param("postgresql", marks=IN_CAMPAIGN)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """The URL of a store, or None for the reference; a test that asks for it runs on each."""
+    if request.param != "postgresql":
+        return request.param and f"sqlite:///{tmp_path / 'insurance.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
 
 
 def after(seconds: float) -> datetime:
@@ -63,13 +66,11 @@ def balance_of(text: str) -> AssetBalance:
 
 
 @asynccontextmanager
-async def history_of(
-    store: str, place: Path, observations: Sequence[Observation]
-) -> AsyncGenerator[Any]:
-    if store == "reference":
+async def history_of(store: str | None, observations: Sequence[Observation]) -> AsyncGenerator[Any]:
+    if store is None:
         yield Remembered(observations)
         return
-    async with opened(f"sqlite:///{place / 'insurance.db'}") as history:
+    async with opened(store) as history:
         for snapshot, since in observations:
             await history.append(snapshot, since=since)
         yield history
@@ -353,9 +354,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
-def test_series_and_falls(case: Case, store: str, tmp_path: Path) -> None:
+def test_series_and_falls(case: Case, store: str | None) -> None:
     async def ask() -> tuple[Any, Any]:
-        async with history_of(store, tmp_path, case.looks) as history:
+        async with history_of(store, case.looks) as history:
             series = await history.series(case.symbol, case.asset, **case.bounds)
             falls = await history.drawdowns(
                 case.symbol, case.asset, window=case.window, **case.bounds
@@ -406,12 +407,12 @@ def fall_values(fall: Any) -> tuple[object, ...]:
     ],
 )
 def test_depth_is_exact_and_the_fraction_has_28_digits(
-    balances: tuple[str, str], depth: str, fraction: str | None, store: str, tmp_path: Path
+    balances: tuple[str, str], depth: str, fraction: str | None, store: str | None
 ) -> None:
     looks = [look(60 * n, f"币安人生USDT: {text}@{n}") for n, text in enumerate(balances)]
 
     async def ask() -> Any:
-        async with history_of(store, tmp_path, looks) as history:
+        async with history_of(store, looks) as history:
             return await history.drawdowns("币安人生USDT", "USDT")
 
     (fall,) = asyncio.run(ask())
@@ -420,12 +421,12 @@ def test_depth_is_exact_and_the_fraction_has_28_digits(
     assert fall.fraction == (None if fraction is None else Decimal(fraction))
 
 
-def test_falls_come_deepest_first_then_by_their_times(store: str, tmp_path: Path) -> None:
+def test_falls_come_deepest_first_then_by_their_times(store: str | None) -> None:
     balances = (9, 7, 9, 6, 9, 7, 9, 5)
     looks = [look(n, f"A: {balance}@{n}") for n, balance in enumerate(balances)]
 
     async def ask() -> list[list[float]]:
-        async with history_of(store, tmp_path, looks) as history:
+        async with history_of(store, looks) as history:
             limits = (None, 3, 1)
             answers = [await history.drawdowns("A", "USDT", limit=limit) for limit in limits]
             return [[seconds(fall.trough_time) for fall in falls] for falls in answers]
@@ -457,10 +458,10 @@ LOOKS = (
     ],
 )
 def test_latest_is_the_last_layout_with_the_newest_values_by_then(
-    at: float | None, pools: tuple[str, ...] | None, store: str, tmp_path: Path
+    at: float | None, pools: tuple[str, ...] | None, store: str | None
 ) -> None:
     async def ask() -> InsuranceSnapshot | None:
-        async with history_of(store, tmp_path, LOOKS[::-1]) as history:
+        async with history_of(store, LOOKS[::-1]) as history:
             latest: InsuranceSnapshot | None = await history.latest(
                 None if at is None else after(at)
             )

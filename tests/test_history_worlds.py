@@ -8,39 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from benchmarks.postgres_server import PostgresServer
+
 from .conftest import IN_CAMPAIGN
 from .histories import Reference, World, draw
 from .histories.broken import BROKEN, NeverCut
 from .histories.referee import Question, Questions, check, check_order, plain
+from .histories.stores import Stores
 from .scale import sample
 
 # `WORLD=17` in the environment checks that one again.
-ONE = "WORLD" in os.environ
-SEEDS = [int(os.environ["WORLD"])] if ONE else range(sample(40, 1000))
-SHUFFLED = SEEDS if ONE else range(sample(8, 1000))
-
-
-class Stores:
-    """Names empty stores."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        self._count = 0
-
-    def new(self, kind: str) -> str:
-        """Return the URL of another store."""
-        self._count += 1
-        return f"sqlite:///{self._place / f'{self._count}.db'}"
+ONE = [int(os.environ["WORLD"])] if "WORLD" in os.environ else None
+WORLDS = [
+    *((seed, "sqlite") for seed in ONE or range(sample(40, 1000))),
+    *((seed, "postgresql") for seed in ONE or range(sample(3, 1000))),
+]
+ORDERED = [
+    *((seed, "sqlite", "sqlite") for seed in ONE or range(sample(8, 1000))),
+    *((seed, "sqlite", "postgresql") for seed in ONE or range(sample(1, 1000))),
+    *((seed, "postgresql", "sqlite") for seed in ONE or range(sample(1, 1000))),
+]
 
 
 @pytest.fixture
-def stores(tmp_path: Path) -> Stores:
-    return Stores(tmp_path)
+def stores(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stores]:
+    def server() -> PostgresServer:
+        running: PostgresServer = request.getfixturevalue("postgres_server")
+        return running
+
+    with Stores(tmp_path, server) as stores:
+        yield stores
 
 
 def fail_for(world: World, found: list[str]) -> None:
@@ -50,8 +53,7 @@ def fail_for(world: World, found: list[str]) -> None:
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("kind", ["sqlite"])
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("seed", "kind"), WORLDS)
 def test_in_a_random_world_every_answer_is_the_references(
     seed: int, kind: str, stores: Stores
 ) -> None:
@@ -60,14 +62,14 @@ def test_in_a_random_world_every_answer_is_the_references(
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("kinds", [("sqlite", "sqlite")], ids="-".join)
-@pytest.mark.parametrize("seed", SHUFFLED)
+@pytest.mark.parametrize(("seed", "first", "second"), ORDERED)
 def test_order_repetition_and_merging_do_not_matter(
-    seed: int, kinds: tuple[str, str], stores: Stores
+    seed: int, first: str, second: str, stores: Stores
 ) -> None:
+    """The third store has all from the second: with PostgreSQL there, it has come back from it."""
     world = draw(seed)
-    first, second = map(stores.new, kinds)
-    fail_for(world, asyncio.run(check_order(world, first, second, stores.new("sqlite"))))
+    urls = map(stores.new, (first, second, "sqlite"))
+    fail_for(world, asyncio.run(check_order(world, *urls)))
 
 
 # The worlds themselves

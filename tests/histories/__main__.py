@@ -1,4 +1,4 @@
-"""Check worlds: `python -m tests.histories 17`, or `0-499` for many.
+"""Check worlds: `python -m tests.histories 17`, or `0-499` for many; `postgresql` for that store.
 
 `-v` prints what was observed. Of the first world with differences, those observations are printed
 that are needed to show one.
@@ -11,76 +11,79 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from benchmarks.postgres_server import PostgresServer
+
 from . import World, draw
 from .referee import check, check_order
+from .stores import Stores
 from .world import tell
 
 
-class Stores(AbstractContextManager["Stores"]):
-    """Names new SQLite files."""
-
-    def __init__(self) -> None:
-        self._place = tempfile.TemporaryDirectory()
-        self._count = 0
-
-    def __call__(self) -> str:
-        self._count += 1
-        return f"sqlite:///{Path(self._place.name, f'{self._count}.db')}"
-
-    def __exit__(self, *_: object) -> None:
-        self._place.cleanup()
-
-
-def found_in(world: World, store: Callable[[], str]) -> list[str]:
+def found_in(
+    world: World, kind: str, place: Path, server: Callable[[], PostgresServer]
+) -> list[str]:
     """Return all differences of a world."""
-    return asyncio.run(check(world, store())) + asyncio.run(
-        check_order(world, store(), store(), store())
-    )
+    with tempfile.TemporaryDirectory(dir=place) as files, Stores(Path(files), server) as stores:
+        found = asyncio.run(check(world, stores.new(kind)))
+        first, second, third = map(stores.new, (kind, "sqlite", "sqlite"))
+        return found + asyncio.run(check_order(world, first, second, third))
 
 
-def smallest(world: World, store: Callable[[], str]) -> World:
+def smallest(world: World, find: Callable[[World], list[str]]) -> World:
     """Leave out observations for as long as there is a difference."""
     index = 0
     while index < len(world.observations):
         fewer = world.observations[:index] + world.observations[index + 1 :]
         smaller = replace(world, observations=fewer)
-        if fewer and found_in(smaller, store):
+        if fewer and find(smaller):
             world = smaller
         else:
             index += 1
     return world
 
 
+def start_server(stack: ExitStack) -> PostgresServer:
+    """Start a server that is removed in the end."""
+    server = PostgresServer()
+    stack.callback(server.remove)
+    server.start()
+    return server
+
+
 def main(arguments: list[str]) -> int:
-    loud = "-v" in arguments
     seeds: list[int] = []
     for argument in arguments:
-        if argument != "-v":
+        if argument[0].isdigit():
             first, _, last = argument.partition("-")
             seeds += range(int(first), int(last or first) + 1)
+    kind = "postgresql" if "postgresql" in arguments else "sqlite"
     began, bad, observations = time.perf_counter(), 0, 0
-    with Stores() as store:
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        servers = [start_server(stack)] if kind == "postgresql" else []
+        find = partial(found_in, kind=kind, place=place, server=lambda: servers[0])
         for seed in seeds:
             world = draw(seed)
             observations += len(world.observations)
-            if loud:
+            if "-v" in arguments:
                 print(f"seed {seed}: {world.manner}\n{world.story()}")
-            found = found_in(world, store)
+            found = find(world)
             if found and not bad:
-                least = smallest(world, store)
+                least = smallest(world, find)
                 print(f"seed {seed}, what is needed for a difference:")
                 print("\n".join(tell(least.observations)))
-                print("\n".join(found_in(least, store)[:3]))
+                print("\n".join(find(least)[:3]))
             elif found:
                 print(f"seed {seed}: {len(found)} differences, such as {found[0]}")
             bad += bool(found)
     print(
-        f"{len(seeds)} worlds in {time.perf_counter() - began:.0f} s: "
+        f"{len(seeds)} worlds on {kind} in {time.perf_counter() - began:.0f} s: "
         f"{observations} observations, {bad} worlds with differences"
     )
     return bad > 0
