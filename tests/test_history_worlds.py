@@ -27,12 +27,12 @@ from .scale import sample
 ONE = [int(os.environ["WORLD"])] if "WORLD" in os.environ else None
 WORLDS = [
     *((seed, "sqlite") for seed in ONE or range(sample(40, 1000))),
-    *((seed, "postgresql") for seed in ONE or range(sample(3, 1000))),
+    *((seed, "postgresql") for seed in ONE or range(sample(2, 1000))),
 ]
+_EITHER_WAY = (("sqlite", "postgresql"), ("postgresql", "sqlite"))
 ORDERED = [
     *((seed, "sqlite", "sqlite") for seed in ONE or range(sample(8, 1000))),
-    *((seed, "sqlite", "postgresql") for seed in ONE or range(sample(1, 1000))),
-    *((seed, "postgresql", "sqlite") for seed in ONE or range(sample(1, 1000))),
+    *((seed, *_EITHER_WAY[seed % 2]) for seed in ONE or range(sample(2, 1000))),
 ]
 
 
