@@ -62,7 +62,7 @@ _WRITE = (
 )
 _READ = (
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
-    # A plan from when the tables were small does not stay. A write repeats its statements too often.
+    # No plan stays from when the tables were small. Writes repeat theirs too often for it.
     "SET LOCAL plan_cache_mode = force_custom_plan"
 )
 
