@@ -48,9 +48,13 @@ SCRIPTS = {name: code for name, code in PYTHON.items() if not FILE.match(code)}
 
 
 @pytest.mark.parametrize("code", SCRIPTS.values(), ids=SCRIPTS.keys())
-def test_a_python_block_runs(code: str) -> None:
+def test_a_python_block_runs(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout or "FastAPI(" in code  # a service; tests/test_values.py asks it
