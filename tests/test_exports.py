@@ -18,6 +18,7 @@ MODULES = [
     "binance_insurance",
     "binance_insurance.budget",
     "binance_insurance.changes",
+    "binance_insurance.history",
     "binance_insurance.metrics",
     "binance_insurance.sandbox",
     "binance_insurance.testing",

@@ -132,7 +132,7 @@ class HistoryInfo(_Value, frozen=True):
         first: when it was first observed; None in an empty history.
         last: when it was last observed.
         gaps: the times in between in which nobody looked.
-        latest_update: the median of `observed_time - update_time` of its last values, in seconds.
+        delays: how late the exchange reported its newest values; None where nobody had looked before.
     """
 
     schema: int
@@ -145,9 +145,12 @@ class HistoryInfo(_Value, frozen=True):
 
 
 class Delays(_Value, frozen=True, gc=False):
-    """How late the exchange reports an update, in seconds: `observed_time - update_time`.
+    """How late the exchange reports an update: `observed_time - update_time`, in seconds.
 
-    Values of the first observation are left out: they were updated before anybody looked.
+    Attributes:
+        least: of the newest values that were updated while somebody looked.
+        median: their median.
+        greatest: the longest.
     """
 
     least: float
