@@ -132,7 +132,7 @@ class HistoryInfo(_Value, frozen=True):
         first: when it was first observed; None in an empty history.
         last: when it was last observed.
         gaps: the times in between in which nobody looked.
-        delays: how late the exchange reported its newest values; None where nobody had looked before.
+        delays: how late the exchange reported its newest values; None where that is not known.
     """
 
     schema: int
