@@ -37,7 +37,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict types, by two checkers."""
-    session.install("-e", ".[test]", "mypy>=1.15", "pyright[nodejs]>=1.1.390", "nox", "requests")
+    checkers = ("mypy>=1.15", "pyright[nodejs]>=1.1.390")
+    session.install("-e", ".[plot,test]", *checkers, "nox", "requests")
     session.run("mypy")
     session.run("pyright")
 
@@ -114,7 +115,7 @@ def floors(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
-    session.install("-e", ".[cli,docs,metrics,postgres,redis]", "httpx", "pytest", "requests")
+    session.install("-e", ".[cli,docs,metrics,plot,postgres,redis]", "httpx", "pytest", "requests")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 

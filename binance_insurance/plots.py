@@ -256,7 +256,7 @@ def _name_axes(ax: Axes) -> None:
     )
     ax.xaxis.set_major_formatter(formatter)
     ax.set_xlabel("UTC")
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.12g}"))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.15g}"))
     ax.set_ylabel(ax.get_ylabel() or "balance")
 
 

@@ -23,8 +23,8 @@ from binance_insurance.sandbox import Sandbox, Scenario
 
 from .scale import CAMPAIGN
 
-# Beside other programs' clients: `pytest tests/foreign` where they are installed.
-collect_ignore = ["foreign"]
+# `pytest tests/foreign`, `pytest tests/examples`: where what they need is installed.
+collect_ignore = ["examples", "foreign"]
 
 # The local clock's reading of the real time; where an exchange's clock comes in, its own differs.
 EPOCH = 1_790_000_000.0
