@@ -22,6 +22,8 @@ FOREIGN = (
     "python-binance",
     "requests",
 )
+# Beside the suite: installing matplotlib takes seconds that the README's test command is spared.
+PLOTS = "tests/examples/test_plots.py"
 DEFAULT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -80,11 +82,12 @@ def foreign(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Branch coverage, in asyncio's debug mode and the interpreter's own; fails below 95 %."""
-    session.install(".[test]")
+    session.install(".[plot,test]")
     env = {"PYTHONASYNCIODEBUG": "1", "PYTHONDEVMODE": "1", "PYTHONSAFEPATH": "1"}
     session.run("coverage", "erase")
     pytest = ("-m", "pytest", "-m", "not fleet and not pace")
     session.run("coverage", "run", *pytest, *session.posargs, env=env)
+    session.run("coverage", "run", "-m", "pytest", PLOTS, env=env)
     session.run("coverage", "combine")
     session.run("coverage", "report")
 
@@ -110,6 +113,7 @@ def floors(session: nox.Session) -> None:
     bounds = [lowest(each) for each in found if each.name != PROJECT["project"]["name"]]
     session.install(f".[{','.join(extras)}]", *bounds)
     session.run("pytest", "-m", "not fleet", *session.posargs)
+    session.run("pytest", PLOTS)
 
 
 @nox.session

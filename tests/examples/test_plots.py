@@ -296,10 +296,9 @@ from matplotlib import rcParams
 before = rcParams.copy()
 from binance_insurance.plots import plot_series, plot_snapshot
 from binance_insurance.history import Series
-from binance_insurance import InsuranceSnapshot
-from binance_insurance.testing import make_pool
+from binance_insurance.sandbox import Documented
 from datetime import datetime, UTC
-snapshot = InsuranceSnapshot((make_pool("A", USDT="1"),), datetime.now(UTC))
+snapshot = binance_insurance.InsuranceSnapshot(Documented().pools(0), datetime.now(UTC))
 figures = [plot_snapshot(snapshot, "USDT").figure, plot_series(Series((), (), ())).figure]
 kept = [weakref.ref(figure) for figure in figures]
 del figures
