@@ -30,7 +30,7 @@ DEFAULT = f"{sys.version_info.major}.{sys.version_info.minor}"
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, likely mistakes, and the bounds of the house."""
-    session.install("ruff>=0.9", ".[cli,metrics,postgres,redis]", "httpx", "requests")
+    session.install("ruff>=0.9", ".[cli,metrics,plot,postgres,redis]", "httpx", "requests")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("python", "-m", "tests.house")

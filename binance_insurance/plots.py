@@ -96,12 +96,12 @@ def plot_snapshot(
 def plot_series(series: Series, *, ax: Axes | None = None) -> Axes:
     """Draw a series of a history as steps: each balance stands until the next one is reported.
 
-    Nothing is made up. A dot is a balance that was reported. The line has a hole where nobody
-    looked (grey); it goes on where somebody looked again, with the balance reported then. It ends
-    where the symbol left its pool, and begins again with the first balance of the other pool. A
-    regrouping is a dashed vertical line at the first observation after it. The last balance is a
-    dot: a series does not say how long it stood. A series without points is an Axes without a line,
-    and its title says so.
+    Nothing is interpolated. A dot is a balance that was reported. The line has a hole where nobody
+    looked (grey), and goes on at the next observation, with the balance reported by then. At a
+    regrouping, a dashed vertical line at the first observation after it, the line ends with the
+    last observation of the pool before, and begins again with the first balance of the pool after.
+    It ends with the last balance, or where somebody was last known to have looked. A series without
+    points is an Axes without a line, and its title says so.
 
     Times are in UTC. A series does not name its asset: `.set_ylabel("USDT")` does.
 
