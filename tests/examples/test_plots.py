@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from matplotlib import get_data_path
+from matplotlib import get_data_path, rc_context
 from matplotlib.axes import Axes
 from matplotlib.dates import date2num
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
+from matplotlib.font_manager import FontEntry, fontManager
 
 from binance_insurance import AssetNotHeldError, InsurancePool, InsuranceSnapshot
 from binance_insurance.history import Gap, Point, Regrouping, Series
@@ -118,6 +118,16 @@ def test_letters_of_any_installed_font_are_drawn() -> None:
     ax = plot_snapshot(snapshot(make_pool("A\u2312\u1d81币", USDT="1")), "USDT")
     assert [label for label, _ in bars(ax)] == ["A\u2312\u1d81\\u5e01"]
     assert "<!-- A\u2312\u1d81\\u5e01 -->" in rendered(ax)
+
+
+@pytest.mark.usefixtures("_only_fonts_of_matplotlib")
+def test_fonts_that_are_not_there_are_left_out(tmp_path: Path) -> None:
+    (broken := tmp_path / "broken.ttf").write_bytes(b"no font")
+    for path in (tmp_path / "gone.ttf", broken):
+        fontManager.ttflist.append(FontEntry(fname=str(path), name=path.stem))
+    with rc_context({"font.family": ["not installed", "sans-serif"]}):
+        ax = plot_snapshot(snapshot(make_pool("A\u2312币", USDT="1")), "USDT")
+        assert "<!-- A\u2312\\u5e01 -->" in rendered(ax)
 
 
 def test_a_label_is_one_short_line_without_mathematics() -> None:
