@@ -70,7 +70,11 @@ class PostgresServer:
             self.port: int = free.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
         self._names = (f"test_{number}" for number in count(1))
-        self._initialise()
+        try:
+            self._initialise()
+        except BaseException:
+            self.remove()
+            raise
 
     def _be_nobody(self) -> None:
         import pwd
@@ -79,10 +83,13 @@ class PostgresServer:
         self._as = {"user": _NOBODY, "group": nobody.pw_gid, "extra_groups": []}
         os.chown(self.directory, nobody.pw_uid, nobody.pw_gid)
         if any(not each.stat().st_mode & 0o001 for each in self._installation.parents):
-            # An environment below /root, which nobody else can enter.
-            copy = self.directory / "pginstall"
-            shutil.copytree(self._installation, copy, symlinks=True)
-            self._installation = copy
+            # An environment below /root, which nobody else can enter. The server finds libraries
+            # of the wheel from where it is.
+            package = self._installation.parent
+            for each in package.parent.glob(f"{package.name}*"):
+                if each.suffix in {"", ".libs"}:
+                    shutil.copytree(each, self.directory / each.name, symlinks=True)
+            self._installation = self.directory / package.name / self._installation.name
 
     def _initialise(self) -> None:
         secret = self.directory / "password"
