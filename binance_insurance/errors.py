@@ -226,8 +226,7 @@ class BudgetTimeoutError(InsuranceError):
     def __init__(self, message: str, *, symbol: str | None = None, wait: float = 0.0) -> None:
         super().__init__(message, symbol=symbol)
         self.wait = wait
-        if 0 < wait < inf:
-            self.retry_after = wait
+        self.retry_after: float | None = wait if 0 < wait < inf else None
 
 
 class BulkFetchError(InsuranceError):
@@ -250,7 +249,7 @@ class BulkFetchError(InsuranceError):
         self.pools: dict[str, InsurancePool] = dict(pools or {})
         self.errors: dict[str, InsuranceError] = dict(errors or {})
         waits = [each.retry_after for each in self.errors.values()]
-        self.retry_after = max((wait for wait in waits if wait is not None), default=None)
+        self.retry_after: float | None = max((wait for wait in waits if wait is not None), default=None)
 
 
 class AssetNotHeldError(InsuranceError, KeyError):

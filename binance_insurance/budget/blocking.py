@@ -104,7 +104,7 @@ class BlockingSpending:
     """
 
     def __init__(self, spending: _Spending, caller: Caller, interval: int) -> None:
-        self.weight = spending.weight
+        self.weight: int = spending.weight
         self._spending = spending
         self._caller = caller
         self._interval = interval

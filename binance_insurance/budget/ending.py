@@ -24,8 +24,8 @@ class Ending:
     """
 
     def __init__(self, close: Callable[[], Awaitable[object]]) -> None:
-        self.begun = False
-        self.came = False
+        self.begun: bool = False
+        self.came: bool = False
         self._close = close
         self._tasks: set[asyncio.Task[Any]] = set()
         self._waiting = self._wait()

@@ -39,8 +39,8 @@ class Fallback:
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, or None, not {share}")
-        self.least_reserve = 0
-        self.look_at = inf
+        self.least_reserve: int = 0
+        self.look_at: float = inf
         self._store = store
         self._settings = settings
         self._share = max(1, int(settings.capacity * share))

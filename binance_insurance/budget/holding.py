@@ -38,10 +38,10 @@ class Holding:
     def __init__(self, settings: Settings, runtime: Runtime, group: str, process: int = 0) -> None:
         self.held: set[Lease] = set()
         self.ended: list[Ended] = []
-        self.bounds = ClockBounds(0.0, 0.0)
-        self.told_at = -inf
-        self.failing = False
-        self.closed = False
+        self.bounds: ClockBounds = ClockBounds(0.0, 0.0)
+        self.told_at: float = -inf
+        self.failing: bool = False
+        self.closed: bool = False
         self._settings = settings
         self._runtime = runtime
         self._group = group

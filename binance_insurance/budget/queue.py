@@ -29,9 +29,9 @@ class Waiter:
     __slots__ = ("deadline", "granted", "reserve", "weight")
 
     def __init__(self, weight: int, reserve: int, deadline: float) -> None:
-        self.weight = weight
-        self.reserve = reserve
-        self.deadline = deadline
+        self.weight: int = weight
+        self.reserve: int = reserve
+        self.deadline: float = deadline
         self.granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
 
 
@@ -44,8 +44,8 @@ class Queue:
     """
 
     def __init__(self) -> None:
-        self.length = 0
-        self.outlook = -inf
+        self.length: int = 0
+        self.outlook: float = -inf
         self._lines: dict[int, dict[Waiter, None]] = {}
         self._weights: Counter[int] = Counter()  # of each line
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,6 +11,9 @@ from ..errors import StoreError
 from .ledger import Ledger
 from .refusals import Refusals
 from .witness import Witnesses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _VERSION = 3
 
@@ -85,8 +89,8 @@ class _OtherState(msgspec.Struct):
     refusals: _Ban | None = None
 
 
-encode = msgspec.msgpack.Encoder().encode
-decode_ledger = msgspec.msgpack.Decoder(Ledger).decode
+encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
+decode_ledger: Callable[[bytes], Ledger] = msgspec.msgpack.Decoder(Ledger).decode
 _decode = msgspec.msgpack.Decoder(SharedState).decode
 _decode_other = msgspec.msgpack.Decoder(_OtherState).decode
 

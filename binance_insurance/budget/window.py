@@ -65,10 +65,10 @@ class TokenBucket:
     __slots__ = ("_pause", "_trust", "interval", "ledger", "limit", "transit")
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        self.limit = settings.limit
-        self.interval = settings.interval
-        self.transit = settings.transit
-        self.ledger = ledger
+        self.limit: int = settings.limit
+        self.interval: float = settings.interval
+        self.transit: float = settings.transit
+        self.ledger: Ledger = ledger
         self._pause = settings.interval / _PAUSE_SHARE
         self._trust = settings.interval / _TRUST_SHARE
 

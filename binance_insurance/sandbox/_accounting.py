@@ -93,10 +93,10 @@ class Accounting:
         self.ban_seconds = ban_seconds
         self.tolerated_refusals = tolerated_refusals
         self.other_weight_per_second = other_weight_per_second
-        self.banned_until = 0.0
+        self.banned_until: float = 0.0
         self.seen: deque[SeenRequest] = deque(maxlen=_REMEMBERED)
         self.verdicts: Counter[int] = Counter()
-        self.weight = 0
+        self.weight: int = 0
         self._bans = 0
         self._window = -1
         self._counted = 0

@@ -98,7 +98,7 @@ class Sandbox:
         port: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.accounting = Accounting(
+        self.accounting: Accounting = Accounting(
             limit,
             interval=interval,
             ban_seconds=ban_seconds,
@@ -111,9 +111,9 @@ class Sandbox:
         self.used_weight_header = used_weight_header
         self.retry_after = retry_after
         self.node_lag = node_lag
-        self.weights = dict(weights or {})
+        self.weights: dict[str, int] = dict(weights or {})
         self.inaccurate_used_weight = inaccurate_used_weight
-        self.faults = deque(faults)
+        self.faults: deque[Fault] = deque(faults)
         self._other_faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._served = Served(scenario_of(scenario))
         self._host = host
