@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
+# `.ci/run` and the workflow make a missing Python an error; a developer needs one only.
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "imports", "tests", "docs"]
@@ -22,34 +23,41 @@ FOREIGN = (
     "python-binance",
     "requests",
 )
-# Beside the suite: installing matplotlib takes seconds that the README's test command is spared.
-PLOTS = "tests/examples/test_plots.py"
+# What the documentation uses beyond the extra `test`.
+EXAMPLES = ("ipykernel>=7.0", "matplotlib>=3.11", "nbclient>=0.11", "pyarrow>=21")
 DEFAULT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, likely mistakes, and the bounds of the house."""
-    session.install("ruff>=0.9", ".[cli,metrics,plot,postgres,redis]", "httpx", "requests")
+    """Style, likely mistakes, and the workflow; `.pre-commit-config.yaml` runs the same."""
+    session.install("check-jsonschema>=0.39", "ruff>=0.9", "zizmor>=1.32")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("python", "-m", "tests.house")
+    session.run("zizmor", "--offline", "--pedantic", "--strict-collection", ".github")
+    schema = "--builtin-schema=vendor.github-workflows"
+    session.run("check-jsonschema", schema, ".github/workflows/ci.yml")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict types, by two checkers."""
-    checkers = ("mypy>=1.15", "pyright[nodejs]>=1.1.390")
-    session.install("-e", ".[plot,test]", *checkers, "nox", "requests")
+    """Strict types, by two checkers, and that what users import is typed to the last symbol.
+
+    The package is installed as users have it: `--verifytypes` finds no `py.typed` otherwise.
+    """
+    session.install(".[test]", "mypy>=1.15", "pyright[nodejs]>=1.1.390", "nox", "requests")
     session.run("mypy")
     session.run("pyright")
+    session.run("pyright", "--verifytypes", "binance_insurance", "--ignoreexternal")
 
 
 @nox.session
 def imports(session: nox.Session) -> None:
-    """Imports point downward only."""
-    session.install("-e", ".", "import-linter>=2.1")
+    """Imports point downward only, and the bounds of the house."""
+    extras = ".[cli,metrics,plot,postgres,redis]"
+    session.install("-e", extras, "import-linter>=2.1", "httpx", "requests")
     session.run("lint-imports")
+    session.run("python", "-m", "tests.house")
 
 
 @nox.session(python=PYTHONS)
@@ -121,6 +129,14 @@ def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     session.install("-e", ".[cli,docs,metrics,plot,postgres,redis]", "httpx", "pytest", "requests")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Everything that the documentation shows: its blocks, its services, its notebooks."""
+    session.install(".[test]", *EXAMPLES)
+    shown = ("tests/test_docs.py", "tests/test_service.py", "tests/test_gateway.py")
+    session.run("pytest", "tests/examples", *shown, *session.posargs)
 
 
 @nox.session

@@ -249,7 +249,9 @@ class BulkFetchError(InsuranceError):
         self.pools: dict[str, InsurancePool] = dict(pools or {})
         self.errors: dict[str, InsuranceError] = dict(errors or {})
         waits = [each.retry_after for each in self.errors.values()]
-        self.retry_after: float | None = max((wait for wait in waits if wait is not None), default=None)
+        self.retry_after: float | None = max(
+            (wait for wait in waits if wait is not None), default=None
+        )
 
 
 class AssetNotHeldError(InsuranceError, KeyError):
