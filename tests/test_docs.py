@@ -57,7 +57,7 @@ def test_a_python_block_runs(code: str, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout or "FastAPI(" in code  # a service; tests/test_values.py asks it
+    assert done.stdout or "FastAPI(" in code  # a service; tests/test_service.py asks it
 
 
 def test_the_files_of_tests_on_a_page_pass(tmp_path: Path) -> None:

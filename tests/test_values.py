@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,12 +11,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, cast
 
-import httpx
 import msgspec
 import pandas as pd  # type: ignore[import-untyped]
 import polars as pl
 import pytest
-from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
@@ -33,9 +30,7 @@ from binance_insurance import (
     InsuranceSnapshot,
     LocalBudget,
 )
-from binance_insurance.sandbox import Fault, Sandbox
-
-from . import ROOT
+from binance_insurance.sandbox import Sandbox
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 UPDATED = 1745366402000
@@ -277,36 +272,3 @@ async def test_pydantic_reads_and_writes_our_values() -> None:
         "format": "decimal",
     }
     assert "$ref" not in str(Risk.model_json_schema()["properties"]["pool"])
-
-
-def documented_service() -> str:
-    page = (ROOT / "docs" / "values.md").read_text("utf-8")
-    blocks = re.finditer(r"```python\n(.*?)```", page, re.DOTALL)
-    return next(block[1] for block in blocks if "FastAPI(" in block[1])
-
-
-async def test_the_documented_service_answers_200_404_and_503_during_a_ban(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    code = documented_service()
-    assert len([line for line in code.splitlines() if line]) <= 25
-    namespace: dict[str, Any] = {}
-    async with Sandbox("documented") as exchange:
-        monkeypatch.setenv("EXCHANGE", exchange.url)
-        exec(code, namespace)  # noqa: S102 - our own page
-        app: FastAPI = namespace["app"]
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://service") as web,
-        ):
-            good = await web.get("/pools/btcusdt")
-            assert good.status_code == 200
-            assert "BTCUSDT" in msgspec.convert(good.json(), InsurancePool)
-            assert (await web.get("/pools/NOSUCHUSDT")).status_code == 404
-            exchange.inject(Fault.of_status(418, headers={"Retry-After": "300"}))
-            for _ in range(2):  # the second is not sent
-                banned = await web.get("/pools/OMUSDT")
-                assert banned.status_code == 503
-                assert 290 <= int(banned.headers["Retry-After"]) <= 302
-            assert "marginBalance" in (await web.get("/openapi.json")).text
