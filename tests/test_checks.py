@@ -23,7 +23,8 @@ def of_workflow() -> Any:
 def of_pre_commit() -> list[Any]:
     (repo,) = msgspec.yaml.decode((ROOT / ".pre-commit-config.yaml").read_bytes())["repos"]
     assert repo["repo"] == "local", "its versions are those of the session"
-    return repo["hooks"]
+    hooks: list[Any] = repo["hooks"]
+    return hooks
 
 
 def of_ci_run() -> list[str]:

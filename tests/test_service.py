@@ -53,9 +53,9 @@ def service() -> str:
 
 def in_container(instruction: str) -> list[str]:
     """The command of an instruction of the Dockerfile."""
-    found = re.search(rf"^{instruction}.*?(\[.*\])$", PAGE, re.MULTILINE)
+    found = re.search(rf"^{instruction}[^\[]*(\[.*?\])$", PAGE, re.MULTILINE | re.DOTALL)
     assert found
-    command: list[str] = json.loads(found[1])
+    command: list[str] = json.loads(found[1].replace("\\\n", ""))
     return command
 
 
