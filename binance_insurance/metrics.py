@@ -12,12 +12,12 @@ from .budget.calling import Caller
 
 try:
     from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
-except ModuleNotFoundError as missing:
+except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
         "binance_insurance.metrics needs prometheus_client: "
         "pip install 'binance-insurance[metrics]'",
         name="prometheus_client",
-    ) from missing
+    ) from _missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
