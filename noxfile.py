@@ -23,8 +23,10 @@ FOREIGN = (
     "python-binance",
     "requests",
 )
-# What the documentation uses beyond the extra `test`.
-EXAMPLES = ("ipykernel>=7.0", "matplotlib>=3.11", "nbclient>=0.11", "pyarrow>=21")
+# Beside the suite: installing matplotlib takes seconds that the README's test command is spared.
+PLOTS = "tests/examples/test_plots.py"
+# What the documentation uses beyond the extras `plot` and `test`.
+EXAMPLES = ("ipykernel>=7.0", "nbclient>=0.11", "pyarrow>=21")
 DEFAULT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -45,7 +47,8 @@ def types(session: nox.Session) -> None:
 
     The package is installed as users have it: `--verifytypes` finds no `py.typed` otherwise.
     """
-    session.install(".[test]", "mypy>=1.15", "pyright[nodejs]>=1.1.390", "nox", "requests")
+    checkers = ("mypy>=1.15", "pyright[nodejs]>=1.1.390")
+    session.install(".[plot,test]", *checkers, "nox", "requests")
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "binance_insurance", "--ignoreexternal")
@@ -134,7 +137,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Everything that the documentation shows: its blocks, its services, its notebooks."""
-    session.install(".[test]", *EXAMPLES)
+    session.install(".[plot,test]", *EXAMPLES)
     shown = ("tests/test_docs.py", "tests/test_service.py", "tests/test_gateway.py")
     session.run("pytest", "tests/examples", *shown, *session.posargs)
 
