@@ -24,13 +24,13 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties, fontManager, get_font
     from matplotlib.ticker import EngFormatter, StrMethodFormatter
-except ModuleNotFoundError as missing:
-    if missing.name != "matplotlib":
+except ModuleNotFoundError as _missing:
+    if _missing.name != "matplotlib":
         raise
     raise ModuleNotFoundError(
         "binance_insurance.plots needs matplotlib: pip install 'binance-insurance[plot]'",
         name="matplotlib",
-    ) from missing
+    ) from _missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
