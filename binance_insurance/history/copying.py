@@ -15,12 +15,11 @@ _PAGE = 2_000
 _Page: TypeAlias = "tuple[dict[ValueKey, int], Row | None]"
 
 
-def read_observations() -> Steps[Facts]:
-    """Return what was observed and when, without the values."""
-    rows = yield from ask("SELECT content FROM layout")
-    layouts = [layout_from(content) for (content,) in rows]
-    facts = Facts(layouts={layout.digest: layout for layout in layouts})
-    digests: dict[int, bytes] = dict((yield from ask("SELECT id, digest FROM layout")))
+def read_observations() -> Steps[list[Facts]]:
+    """Return what was observed and when, in pages, without the values; the last has the spans."""
+    rows = yield from ask("SELECT id, content FROM layout")
+    layouts = {number: layout_from(content) for number, content in rows}
+    pages: list[Facts] = []
     key: Row = (-(2**62), 0)
     while True:
         page = yield from ask(
@@ -29,13 +28,15 @@ def read_observations() -> Steps[Facts]:
             *key,
             _PAGE,
         )
-        facts.observations.update((time, digests[layout]) for time, layout in page)
+        seen = {layouts[number].digest: layouts[number] for _, number in page}
+        times = {(time, layouts[number].digest) for time, number in page}
+        pages.append(Facts(layouts=seen, observations=times))
         if len(page) < _PAGE:
             break
         key = tuple(page[-1])
     spans = yield from ask("SELECT first, last FROM span")
-    facts.spans.extend((first, last) for first, last in spans)
-    return facts
+    pages.append(Facts(spans=[(first, last) for first, last in spans]))
+    return pages
 
 
 def read_values(after: Row | None) -> Steps[_Page]:

@@ -173,7 +173,8 @@ class History:
             new += await self.store.write(write(Facts(values)))
             if start is None:
                 break
-        await self.store.write(write(observations))
+        for page in observations:
+            await self.store.write(write(page))
         return new
 
     async def info(self) -> HistoryInfo:
