@@ -23,10 +23,11 @@ FOREIGN = (
     "python-binance",
     "requests",
 )
-# Beside the suite: installing matplotlib takes seconds that the README's test command is spared.
-PLOTS = "tests/examples/test_plots.py"
+# Beside the suite: installing these takes seconds that the README's test command is spared.
+FRAMES = ("pandas>=3.0", "polars>=1.0")
+LIBRARIES = ("tests/examples/test_frames.py", "tests/examples/test_plots.py")
 # What the documentation uses beyond the extras `plot` and `test`.
-EXAMPLES = ("ipykernel>=7.0", "nbclient>=0.11", "pyarrow>=21")
+EXAMPLES = (*FRAMES, "duckdb>=1.1", "ipykernel>=7.0", "nbclient>=0.11", "uvicorn>=0.30")
 DEFAULT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -48,7 +49,7 @@ def types(session: nox.Session) -> None:
     The package is installed as users have it: `--verifytypes` finds no `py.typed` otherwise.
     """
     checkers = ("mypy>=1.15", "pyright[nodejs]>=1.1.390")
-    session.install(".[plot,test]", *checkers, "nox", "requests")
+    session.install(".[parquet,plot,test]", *checkers, *EXAMPLES, "nox", "requests")
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "binance_insurance", "--ignoreexternal")
@@ -93,12 +94,12 @@ def foreign(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Branch coverage, in asyncio's debug mode and the interpreter's own; fails below 95 %."""
-    session.install(".[plot,test]")
+    session.install(".[parquet,plot,test]", *FRAMES)
     env = {"PYTHONASYNCIODEBUG": "1", "PYTHONDEVMODE": "1", "PYTHONSAFEPATH": "1"}
     session.run("coverage", "erase")
     pytest = ("-m", "pytest", "-m", "not fleet and not pace")
     session.run("coverage", "run", *pytest, *session.posargs, env=env)
-    session.run("coverage", "run", "-m", "pytest", PLOTS, env=env)
+    session.run("coverage", "run", "-m", "pytest", *LIBRARIES, env=env)
     session.run("coverage", "combine")
     session.run("coverage", "report")
 
@@ -122,9 +123,10 @@ def floors(session: nox.Session) -> None:
     ]
     found = [Requirement(each) for each in named]
     bounds = [lowest(each) for each in found if each.name != PROJECT["project"]["name"]]
-    session.install(f".[{','.join(extras)}]", *bounds)
+    frames = [lowest(Requirement(each)) for each in FRAMES]
+    session.install(f".[{','.join(extras)}]", *bounds, *frames)
     session.run("pytest", "-m", "not fleet", *session.posargs)
-    session.run("pytest", PLOTS)
+    session.run("pytest", *LIBRARIES)
 
 
 @nox.session
@@ -137,9 +139,9 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Everything that the documentation shows: its blocks, its services, its notebooks."""
-    session.install(".[plot,test]", *EXAMPLES)
-    shown = ("tests/test_docs.py", "tests/test_service.py", "tests/test_gateway.py")
-    session.run("pytest", "tests/examples", *shown, *session.posargs)
+    session.install(".[parquet,plot,test]", *EXAMPLES)
+    shown = ("tests/examples", "tests/test_docs.py", "tests/test_gateway.py")
+    session.run("pytest", *shown, *session.posargs, env={"EXAMPLES": "1"})
 
 
 @nox.session

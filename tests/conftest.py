@@ -21,7 +21,7 @@ from benchmarks.redis_server import RedisServer, find_servers
 from binance_insurance import AssetBalance, InsuranceClient, InsurancePool, LocalBudget, Runtime
 from binance_insurance.sandbox import Sandbox, Scenario
 
-from .scale import CAMPAIGN
+from .scale import CAMPAIGN, EXAMPLES
 
 # `pytest tests/foreign`, `pytest tests/examples`: where what they need is installed.
 collect_ignore = ["examples", "foreign"]
@@ -53,11 +53,12 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave what takes long to the campaign."""
-    if not CAMPAIGN:
-        long = [item for item in items if item.get_closest_marker("long")]
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in set(long)]
+    """Leave what takes long to the campaign, and most pages to the examples."""
+    elsewhere = {"long": not CAMPAIGN, "example": not EXAMPLES}
+    left = {name for name, leave in elsewhere.items() if leave}
+    out = [item for item in items if any(item.get_closest_marker(name) for name in left)]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in set(out)]
 
 
 def loop_time() -> float:

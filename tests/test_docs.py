@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -20,6 +21,8 @@ from .users import run_pytest
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TABLE = re.compile(r"^ *\|?(?: *:?-+:? *\|)+(?: *:?-+:? *)?$", re.MULTILINE)
+# Those that the suite tries.
+FIRST_PAGES = "README.md", "getting-started.md", "history.md", "index.md"
 # The first line of a block that is a file of tests.
 FILE = re.compile(r"# (conftest\.py|test_\w+\.py)\b")
 ENDLESS = "binance-insurance exporter", "binance-insurance sandbox"
@@ -47,7 +50,17 @@ PYTHON = blocks("python")
 SCRIPTS = {name: code for name, code in PYTHON.items() if not FILE.match(code)}
 
 
-@pytest.mark.parametrize("code", SCRIPTS.values(), ids=SCRIPTS.keys())
+def tried(blocks: dict[str, str]) -> list[Any]:
+    """Blocks of code; those of most pages are tried with the examples only."""
+    return [
+        pytest.param(
+            code, id=name, marks=[] if name.startswith(FIRST_PAGES) else [pytest.mark.example]
+        )
+        for name, code in blocks.items()
+    ]
+
+
+@pytest.mark.parametrize("code", tried(SCRIPTS))
 def test_a_python_block_runs(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -57,7 +70,7 @@ def test_a_python_block_runs(code: str, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout or "FastAPI(" in code  # a service; tests/test_service.py asks it
+    assert done.stdout or "FastAPI(" in code  # a service, which other tests ask
 
 
 def test_the_files_of_tests_on_a_page_pass(tmp_path: Path) -> None:

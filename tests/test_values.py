@@ -12,8 +12,6 @@ from decimal import Decimal
 from typing import Any, cast
 
 import msgspec
-import pandas as pd  # type: ignore[import-untyped]
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,18 +111,6 @@ def test_a_row_is_flat() -> None:
             "updated_at": datetime(2025, 4, 23, 0, 0, 2, tzinfo=UTC),
         }
     ]
-
-
-def test_data_frames_hold_every_balance_exactly() -> None:
-    some = [pool(f"S{number}USDT", USDT="1.5") for number in range(150)]
-    snapshot = InsuranceSnapshot((*some, pool("LASTUSDT", USDT="0.123456789012")), NOON)
-    exact = [held.margin_balance for each in snapshot for held in each.assets]
-    columns = pl.DataFrame(snapshot.rows())["margin_balance"]
-    assert columns.to_list() == exact
-    assert columns.sum() == snapshot.totals()["USDT"]
-    frame: Any = pd.DataFrame(snapshot.rows())
-    assert frame["margin_balance"].to_list() == exact
-    assert frame["margin_balance"].sum() == snapshot.totals()["USDT"]
 
 
 def test_when_a_pool_was_observed_is_no_part_of_its_value() -> None:

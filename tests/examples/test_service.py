@@ -25,8 +25,8 @@ from benchmarks.processes import running
 from binance_insurance import InsuranceClient, InsurancePool, IPBannedError, create_budget
 from binance_insurance.sandbox import Fault, Market, Sandbox
 
-from . import ROOT
-from .exchange import exchange_in_a_thread
+from .. import ROOT
+from ..exchange import exchange_in_a_thread
 
 PAGE = (ROOT / "docs" / "service.md").read_text("utf-8")
 LIMIT, INTERVAL = 30, 2  # no room for the snapshot request, which would answer all at once
@@ -153,7 +153,6 @@ async def load(url: str, exchange: Sandbox) -> None:
         assert len(exchange.requests) == sent
 
 
-@pytest.mark.fleet
 def test_two_workers_keep_one_limit_and_both_know_a_ban(
     tmp_path: Path, unused_tcp_port: int
 ) -> None:
