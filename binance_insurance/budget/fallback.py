@@ -6,6 +6,7 @@ import logging
 from math import inf
 from typing import TYPE_CHECKING
 
+from .._outages import BEGUN, OVER
 from ..errors import StoreError
 from .stored import copy
 
@@ -76,7 +77,7 @@ class Fallback:
             else:
                 if self._state is not None:
                     self._forget()
-                    _log.warning("the shared budget is back")
+                    _log.warning("the shared budget is back", extra=OVER)
                 return
         if self._state is not None:
             change.apply(
@@ -108,6 +109,7 @@ class Fallback:
             error,
             self._share,
             self._settings.capacity,
+            extra=BEGUN,
         )
         self.least_reserve = self._settings.limit - self._share
         now = self._monotonic()

@@ -18,7 +18,7 @@ from ..errors import InsuranceError
 from ..sandbox import Sandbox
 from ._errors import INTERRUPTED, USAGE, exit_code, lines
 from ._streams import say
-from ._warnings import outage_said
+from ._warnings import outages_said
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -92,14 +92,21 @@ async def with_client(
         if scenario is not None:
             base_url = (await stack.enter_async_context(Sandbox(scenario.value))).url
             budget_url = budget_url or "memory://"
-        try:
+        with usage_errors():
             budget = create_budget(budget_url or _own_budget())
             stack.push_async_callback(budget.aclose)
             client = await stack.enter_async_context(InsuranceClient(base_url, budget=budget))
-            with outage_said():
+            with outages_said():
                 await show(client)
-        except (ValueError, ModuleNotFoundError) as error:
-            fail(str(error), USAGE)
+
+
+@contextmanager
+def usage_errors() -> Generator[None]:
+    """Let a wrong argument, or an extra that is not installed, end a command as wrong usage."""
+    try:
+        yield
+    except (ValueError, ModuleNotFoundError) as error:
+        fail(str(error), USAGE)
 
 
 def fail(message: str, code: int) -> Never:

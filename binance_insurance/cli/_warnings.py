@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from .._outages import BEGUN, LOST, OVER, is_marked
+from ..errors import StoreError
 from ._streams import say
 
 if TYPE_CHECKING:
@@ -13,25 +16,42 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def outage_said() -> Generator[None]:
-    """Say once that the budget is out of reach, where the command goes on by itself.
+def outages_said() -> Generator[None]:
+    """Say what is out of reach while the command goes on by itself, and when that is over.
 
     Nothing else that is logged is said, not even by the handler of last resort: a refusal, and an
     outage that ends the command, are in its error.
+
+    Raises:
+        StoreError: the command was cancelled, and something could not be kept.
     """
-    handler, logger = _Outage(logging.WARNING), logging.getLogger("binance_insurance")
+    handler, logger = _Outages(logging.WARNING), logging.getLogger("binance_insurance")
     logger.addHandler(handler)
     try:
         yield
+    except asyncio.CancelledError:
+        if handler.lost is not None:
+            raise StoreError(handler.lost) from None
+        raise
     finally:
         logger.removeHandler(handler)
 
 
-class _Outage(logging.Handler):
-    said = False
+class _Outages(logging.Handler):
+    """Says each outage once when it begins, and once when it is over.
+
+    Attributes:
+        lost: what was logged when something could not be kept, or None.
+    """
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.lost: str | None = None
+        self._out: set[str] = set()  # the names of the loggers that have said so
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say the first warning of a budget that goes on without its store."""
-        if record.module == "fallback" and not self.said:
-            self.said = True
+        if is_marked(record, LOST):
+            self.lost = record.getMessage()
+        elif is_marked(record, OVER if record.name in self._out else BEGUN):
+            self._out ^= {record.name}
             say(record.getMessage())

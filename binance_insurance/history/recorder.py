@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from .._outages import BEGUN, LOST, OVER
 from ..errors import StoreError
 from .reading import read_last
 from .times import aware, microseconds
@@ -125,23 +126,16 @@ class Recorder:
                 await self._put_up_with(error)
             else:
                 if self._failing:
-                    _logger.warning("the history %s can be used again", self._store)
+                    _logger.warning("the history %s can be used again", self._store, extra=OVER)
                 self._failing = False
 
     async def _append(self, taken: list[Observed], every: timedelta) -> None:
         """Write updates; the first of all follows what an earlier run observed a tick before."""
         (snapshot, since), *others = taken
         if not self._begun and since is None:
-            since = await self._resumed(snapshot.observed_at, every)
+            since = await resumed(self._store, snapshot.observed_at, every)
         await self._store.write(write_observed([(snapshot, since), *others]))
         self._begun = True
-
-    async def _resumed(self, observed_at: datetime, every: timedelta) -> datetime | None:
-        """Return the last observation of the store, unless a tick was missed since."""
-        last = await self._store.read(read_last(microseconds(observed_at, "observed_at")))
-        if last is None or observed_at - aware(last) >= every + _DATE_STEP:
-            return None
-        return aware(last)
 
     async def _put_up_with(self, error: StoreError) -> None:
         """Wait until the store is worth another try.
@@ -151,14 +145,22 @@ class Recorder:
         """
         count = len(self._waiting)
         if error.retry_after is None or self._cancelled.is_set():
-            _logger.error("%s; %d updates are lost", error, count)
+            _logger.error("%s; %d updates are lost", error, count, extra=LOST)
             raise error
         if not self._failing:
-            _logger.warning("%s; %d updates wait, and more will", error, count)
+            _logger.warning("%s; %d updates wait, and more will", error, count, extra=BEGUN)
         self._failing = True
         with suppress(TimeoutError):
             async with asyncio.timeout(min(error.retry_after, _AGAIN)):
                 await self._cancelled.wait()
+
+
+async def resumed(store: Store, observed_at: datetime, every: timedelta) -> datetime | None:
+    """Return the last observation of a store by then; None if a tick was missed since."""
+    last = await store.read(read_last(microseconds(observed_at, "observed_at")))
+    if last is None or observed_at - aware(last) >= every + _DATE_STEP:
+        return None
+    return aware(last)
 
 
 async def _finish(asking: asyncio.Task[None], writing: asyncio.Task[None]) -> None:
