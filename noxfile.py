@@ -19,6 +19,7 @@ PYTHONS = [version for version in nox.project.python_versions(PROJECT) if versio
 FOREIGN = (
     "binance-sdk-derivatives-trading-usds-futures",
     "ccxt",
+    "duckdb",
     "httpx",
     "python-binance",
     "requests",
@@ -58,7 +59,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def imports(session: nox.Session) -> None:
     """Imports point downward only, and the bounds of the house."""
-    extras = ".[cli,metrics,plot,postgres,redis]"
+    extras = ".[cli,metrics,parquet,plot,postgres,redis]"
     session.install("-e", extras, "import-linter>=2.1", "httpx", "requests")
     session.run("lint-imports")
     session.run("python", "-m", "tests.house")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .facts import Facts, layout_from
 from .steps import ask, ask_for
+from .times import FOREVER
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .facts import ValueKey
     from .steps import Row, Steps
 
 _PAGE = 2_000
 _Page: TypeAlias = "tuple[dict[ValueKey, int], Row | None]"
+_Reported: TypeAlias = tuple[int, Decimal, int]  # update time, balance, first report
 
 
 def read_observations() -> Steps[list[Facts]]:
@@ -62,3 +67,77 @@ def read_values(after: Row | None) -> Steps[_Page]:
         for pool, asset, updated, balance, observed in page
     }
     return values, tuple(page[-1][:4]) if len(page) == _PAGE else None
+
+
+class Held(NamedTuple):
+    """A pool and an asset; the numbers are those of one store."""
+
+    symbols: str  # the pool's key
+    asset: str
+    pool_number: int
+    asset_number: int
+
+
+class Value(NamedTuple):
+    """One value, as the view `balances` has it."""
+
+    update_time: int
+    observed_time: int
+    symbols: str  # the pool's key
+    asset: str
+    balance: str
+
+
+Place: TypeAlias = tuple[int, int]  # which of the pools and assets, and after which update time
+START: Place = (0, -FOREVER)
+
+
+def read_held() -> Steps[list[Held]]:
+    """Return each pool with each asset, by name; some do not go together."""
+    pools: list[tuple[str, int]] = [
+        (symbols, number) for symbols, number in (yield from ask("SELECT symbols, id FROM pool"))
+    ]
+    assets = sorted((yield from ask("SELECT name, id FROM asset")))
+    return [
+        Held(symbols, name, pool, asset)
+        for symbols, pool in sorted(pools)
+        for name, asset in assets
+    ]
+
+
+def read_sorted(held: Sequence[Held], place: Place) -> Steps[tuple[list[Value], Place | None]]:
+    """Return a page of values, and where the next one begins.
+
+    The order is that of pools, assets, update times and balances, so it is the same for all stores
+    that hold the same.
+    """
+    number, after = place
+    values: list[Value] = []
+    while number < len(held) and len(values) < _PAGE:
+        pool = held[number]
+        rows, cut = yield from _read_after(pool, after, _PAGE - len(values))
+        values += [
+            Value(updated, observed, pool.symbols, pool.asset, f"{balance:f}")
+            for updated, balance, observed in rows
+        ]
+        number, after = (number, rows[-1][0]) if cut else (number + 1, -FOREVER)
+    return values, (number, after) if number < len(held) else None
+
+
+def _read_after(held: Held, after: int, most: int) -> Steps[tuple[list[_Reported], bool]]:
+    """Return the values after an update time, sorted, and whether there may be more of them.
+
+    There are about as many as asked for: those of one update time are not separated.
+    """
+    sql = (
+        "SELECT update_time, balance, observed_time FROM value "
+        "WHERE pool = ? AND asset = ? AND update_time {} ORDER BY update_time, balance LIMIT ?"
+    )
+    numbers = held.pool_number, held.asset_number
+    rows = list((yield from ask(sql.format("> ?"), *numbers, after, most)))
+    cut = len(rows) == most
+    if cut:
+        last: int = rows[-1][0]
+        rows = [row for row in rows if row[0] < last]
+        rows += yield from ask(sql.format("= ?"), *numbers, last, FOREVER)
+    return sorted((updated, Decimal(text), first) for updated, text, first in rows), cut
