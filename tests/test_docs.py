@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
+import sqlite3
 import subprocess
 import sys
+import threading
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -39,11 +44,20 @@ def blocks(language: str) -> dict[str, str]:
     }
 
 
-def commands() -> list[str]:
-    """The `binance-insurance` commands that end without Ctrl-C."""
-    lines = [line for block in blocks("console").values() for line in block.splitlines()]
-    ours = [line for line in lines if line.startswith("binance-insurance ")]
-    return [line for line in ours if not line.startswith(ENDLESS)]
+def commands() -> dict[str, list[str]]:
+    """The `binance-insurance` commands of each block that has some, but those that serve."""
+    found = {
+        name: [
+            line
+            for line in block.splitlines()
+            if line.startswith("binance-insurance ") and not line.startswith(ENDLESS)
+        ]
+        for name, block in blocks("console").items()
+    }
+    return {name: lines for name, lines in found.items() if lines}
+
+
+COMMANDS = commands()
 
 
 PYTHON = blocks("python")
@@ -81,11 +95,31 @@ def test_the_files_of_tests_on_a_page_pass(tmp_path: Path) -> None:
     assert f"= {tests} passed in " in output, output
 
 
-@pytest.mark.parametrize("command", commands())
-def test_a_command_runs(command: str) -> None:
-    result = CliRunner().invoke(app, shlex.split(command, comments=True)[1:])
-    assert result.exit_code == 0
-    assert result.stdout
+def end_when_it_has_recorded(path: Path, ended: threading.Event) -> None:
+    """Send this process a SIGTERM when a history has an observation, unless `record` has ended."""
+    reading = f"{path.as_uri()}?mode=ro"
+    while not ended.wait(0.02):
+        with suppress(sqlite3.Error), closing(sqlite3.connect(reading, uri=True)) as history:
+            if history.execute("SELECT count(*) FROM observation").fetchone()[0]:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+
+@pytest.mark.parametrize("lines", COMMANDS.values(), ids=COMMANDS.keys())
+def test_the_commands_of_a_block_run(
+    lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        arguments = shlex.split(line, comments=True)[1:]
+        ended = threading.Event()
+        if arguments[0] == "record":
+            path = tmp_path / arguments[1].removeprefix("sqlite:///")
+            threading.Thread(target=end_when_it_has_recorded, args=(path, ended)).start()
+        result = CliRunner().invoke(app, arguments)
+        ended.set()
+        assert result.exit_code == 0, line
+        assert result.output, line
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/weight.md"])

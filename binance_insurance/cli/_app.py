@@ -17,17 +17,20 @@ from ..sandbox import Sandbox
 from . import _output
 from ._errors import NETWORK, NO_OUTPUT, USAGE, Group
 from ._exporting import exporter
+from ._history import history
 from ._monitoring import monitoring
 from ._options import (
     DEFAULT_URL,
     BaseUrl,
     Budget,
+    Format,
     Scenario,
     Timeout,
     UseSandbox,
     base_url_of,
     local_scenario,
 )
+from ._recording import record
 from ._running import fail, run_command, with_client
 from ._streams import guard_streams, say
 from ._waiting import long_waits_shown
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     epilog="Exit codes: 0 done, 2 usage, 3 banned or rate limited, 4 network, 5 bad answer, "
-    "6 budget not usable, 7 output not writable, 130 Ctrl-C.",
+    "6 budget or history not usable, 7 output not writable, 130 Ctrl-C.",
     cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
     invoke_without_command=True,
@@ -70,14 +73,6 @@ def options(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(USAGE)
-
-
-class Format(StrEnum):
-    """Output formats."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
 
 
 class WatchFormat(StrEnum):
@@ -231,6 +226,8 @@ def sandbox(
     run_command(serve(), ends_with_signals=True)
 
 
+app.command()(record)
+app.add_typer(history, name="history")
 app.command()(exporter)
 app.command()(monitoring)
 

@@ -21,7 +21,7 @@ from ._streams import say
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-USAGE, LIMITED, NETWORK, BAD_ANSWER, NO_BUDGET, NO_OUTPUT = 2, 3, 4, 5, 6, 7
+USAGE, LIMITED, NETWORK, BAD_ANSWER, NO_STORE, NO_OUTPUT = 2, 3, 4, 5, 6, 7
 INTERRUPTED = 130
 _NAMED = 20  # failed symbols of one command
 
@@ -35,7 +35,7 @@ def exit_code(error: InsuranceError) -> int:
     if isinstance(error, (RateLimitError, BudgetTimeoutError)):
         return LIMITED
     if isinstance(error, StoreError):
-        return NO_BUDGET
+        return NO_STORE
     return NETWORK if isinstance(error, TransportError) else BAD_ANSWER
 
 

@@ -18,6 +18,14 @@ class Scenario(StrEnum):
     REGROUPING = "regrouping"
 
 
+class Format(StrEnum):
+    """Output formats."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
 BaseUrl = Annotated[
     str,
     typer.Option(
@@ -41,6 +49,14 @@ Budget = Annotated[
 ]
 UseSandbox = Annotated[
     bool, typer.Option("--sandbox", help="Use a local exchange that runs only for this command.")
+]
+HistoryUrl = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL",
+        help="The history: sqlite:///path or postgresql://host/database.",
+        show_default=False,
+    ),
 ]
 Timeout = Annotated[
     float,

@@ -70,14 +70,14 @@ class _Block(Struct, frozen=True):
 def print_pools(asked: Sequence[str], pools: Sequence[InsurancePool]) -> None:
     """Print a table with the symbols and the balances of each pool, or a block for each."""
     blocks = [_block(pool, asked) for pool in pools]
-    console, widths = _console(), _widths(blocks)
+    output, widths = console(), _widths(blocks)
     least = max(min(_LIST, widths[0]), *(_width(each.symbols) for each in blocks))
-    room = (console.width if console.is_terminal else _PIPE) - sum(widths[1:]) - 3 * _GAP
-    if room < least and console.is_terminal:
-        _print(console, _stack(blocks, console))
+    room = (output.width if output.is_terminal else _PIPE) - sum(widths[1:]) - 3 * _GAP
+    if room < least and output.is_terminal:
+        _print(output, _stack(blocks, output))
     else:
         widths[0] = min(widths[0], max(room, least))
-        _print(console, _table(blocks, widths, console))
+        _print(output, _table(blocks, widths, output))
 
 
 def print_weight(weight: RequestWeight, budget: BudgetState) -> None:
@@ -97,7 +97,7 @@ def print_weight(weight: RequestWeight, budget: BudgetState) -> None:
     if budget.banned_until is not None:
         end = f"{budget.banned_until:%Y-%m-%d %H:%M:%S}"
         table.add_row("Banned", end, "UTC; nothing is sent until then")
-    _print(_console(), table)
+    _print(console(), table)
 
 
 def weight_json(weight: RequestWeight, budget: BudgetState) -> str:
@@ -130,7 +130,8 @@ def pools_csv(pools: Iterable[InsurancePool]) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Return standard output, with the width of its terminal."""
     terminal = sys.stdout.isatty()  # whatever FORCE_COLOR says: a pipe gets plain text
     width = shutil.get_terminal_size().columns if terminal else _ENDLESS
     return Console(force_terminal=terminal, width=width, highlight=False)
@@ -208,7 +209,7 @@ def _stack(blocks: Sequence[_Block], console: Console) -> Group:
         if parts:
             parts.append(Text())
         style = "bold" if block.asked else ""
-        parts += [Text(line, style) for line in _wrapped(block.symbols, console.width)]
+        parts += [Text(line, style) for line in wrapped(block.symbols, console.width)]
         if block.more:
             parts.append(Text(block.more, "dim"))
         parts += _asset_lines(block, console.width)
@@ -229,7 +230,7 @@ def _asset_lines(block: _Block, width: int) -> list[Text]:
     return lines
 
 
-def _wrapped(words: Sequence[str], width: int) -> list[str]:
+def wrapped(words: Sequence[str], width: int) -> list[str]:
     """Put words on lines, and one that is wider than a line on a line of its own."""
     lines = [words[0]]
     for word in words[1:]:

@@ -31,9 +31,13 @@ def message(text: str) -> str:
 def json_text(value: object, encoding: str = "utf-8") -> str:
     """Write a value as JSON, with the escapes of JSON for what `shown` would escape."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
+    return "\n".join(_escaped(line, encoding) for line in text.split("\n"))
+
+
+def _escaped(line: str, encoding: str) -> str:
+    if line.isascii() and line.isprintable():
+        return line
     return "".join(
-        each
-        if each == "\n" or (each.isprintable() and each.encode(encoding, "ignore"))
-        else json.dumps(each)[1:-1]
-        for each in text
+        each if each.isprintable() and each.encode(encoding, "ignore") else json.dumps(each)[1:-1]
+        for each in line
     )

@@ -81,7 +81,7 @@ class _Lines:
     """One line for each change: names and balances stand between blanks."""
 
     def changed(self, update: Update, change: Change) -> None:
-        print(f"{_time(update.observed_at)}  {_said(change)}", flush=True)
+        print(f"{_time(update.observed_at)}  {said(change)}", flush=True)
 
     def stopped(self, status: WatchStatus) -> None:
         why = shown(message(str(status.error)), encoding())
@@ -109,28 +109,28 @@ class _Json:
         print(json.dumps({"event": event, **fields}), flush=True)  # of ASCII, in any encoding
 
 
-def _said(change: Change) -> str:
+def said(change: Change) -> str:
+    """Say in a few words what changed."""
     match change:
         case BalanceChanged():
             return _balance(change)
         case SymbolMoved():
-            return (
-                f"{_name(change.symbol)} moved from {_pool(change.origin)} to {_pool(change.pool)}"
-            )
+            origin, pool = pool_name(change.origin), pool_name(change.pool)
+            return f"{_name(change.symbol)} moved from {origin} to {pool}"
         case SymbolListed():
-            return f"{_name(change.symbol)} listed in {_pool(change.pool)}"
+            return f"{_name(change.symbol)} listed in {pool_name(change.pool)}"
         case SymbolDelisted():
-            return f"{_name(change.symbol)} delisted from {_pool(change.pool)}"
+            return f"{_name(change.symbol)} delisted from {pool_name(change.pool)}"
         case PoolAppeared():
-            return f"{_pool(change.pool)} appeared"
+            return f"{pool_name(change.pool)} appeared"
         case PoolVanished():
-            return f"{_pool(change.pool)} vanished"
+            return f"{pool_name(change.pool)} vanished"
 
 
 def _balance(change: BalanceChanged) -> str:
     delta = "" if change.delta is None else f"  {change.delta:+f}"
     return (
-        f"{_pool(change.pool)}  {_name(change.asset)}  {_amount(change.before)} -> "
+        f"{pool_name(change.pool)}  {_name(change.asset)}  {_amount(change.before)} -> "
         f"{_amount(change.after)}{delta}{'  regrouped' * change.regrouped}"
     )
 
@@ -139,7 +139,8 @@ def _amount(amount: Decimal | None) -> str:
     return "not held" if amount is None else f"{amount:f}"
 
 
-def _pool(pool: InsurancePool) -> str:
+def pool_name(pool: InsurancePool) -> str:
+    """Name a pool by its first symbol."""
     more = len(pool.symbols) - 1
     return f"{_name(pool.symbols[0])}{f' and {more} more' * (more > 0)}"
 
