@@ -19,14 +19,13 @@ PYTHONS = [version for version in nox.project.python_versions(PROJECT) if versio
 FOREIGN = (
     "binance-sdk-derivatives-trading-usds-futures",
     "ccxt",
-    "duckdb",
     "httpx",
     "python-binance",
     "requests",
 )
 # Beside the suite: installing these takes seconds that the README's test command is spared.
 FRAMES = ("pandas>=3.0", "polars>=1.0")
-LIBRARIES = ("tests/examples/test_frames.py", "tests/examples/test_plots.py")
+LIBRARIES = tuple(f"tests/examples/test_{name}.py" for name in ("export", "frames", "plots"))
 # What the documentation uses beyond the extras `plot` and `test`.
 EXAMPLES = (*FRAMES, "duckdb>=1.1", "ipykernel>=7.0", "nbclient>=0.11", "uvicorn>=0.30")
 DEFAULT = f"{sys.version_info.major}.{sys.version_info.minor}"

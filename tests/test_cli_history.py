@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import polars as pl
 import pytest
 from rich.cells import cell_len
 from typer.testing import CliRunner, Result
@@ -293,10 +292,6 @@ def test_export_and_merge(url: str, tmp_path: Path) -> None:
         file = tmp_path / f"values.{ending}"
         assert printed("history", "export", url, str(file)) == f"11 values written to {file}\n"
         assert LONG in file.read_text()
-    result = run("history", "export", url, str(tmp_path / "values.parquet"))
-    assert (result.exit_code, result.stderr.count("\n")) == (USAGE, 1)
-    assert f"does not hold {LONG} USDT, the balance of {CHINESE}" in result.stderr
-    assert not (tmp_path / "values.parquet").exists()
 
     copy, other = f"{url}.copy", f"{url}.other"
     make(other, (0, [pool("A B", "100"), pool("Z", "1")]))
@@ -306,9 +301,6 @@ def test_export_and_merge(url: str, tmp_path: Path) -> None:
         f"1 new values from {path}.other",
     ]
     assert printed("history", "merge", url, "--into", copy) == f"0 new values from {path}\n"
-    small = str(tmp_path / "small.parquet")
-    printed("history", "export", other, small)
-    assert pl.read_parquet(small)["balance"].to_list() == [Decimal(100), Decimal(1)]
 
 
 def test_the_commands_work_with_postgresql(url: str, postgres_url: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ MODULES = [
     "binance_insurance.budget",
     "binance_insurance.changes",
     "binance_insurance.history",
+    "binance_insurance.history.export",
     "binance_insurance.metrics",
     "binance_insurance.sandbox",
     "binance_insurance.testing",

@@ -17,8 +17,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from binance_insurance import AssetBalance, InsurancePool, InsuranceSnapshot
+from binance_insurance.cli._app import app
 from binance_insurance.history import History, copying, open_history
 from binance_insurance.history.export import export
 
@@ -135,6 +137,25 @@ def test_parquet_has_exact_decimals_and_utc_times(tmp_path: Path, path: Path) ->
     assert list(by_pandas["balance"]) == [row[2] for row in expected]
     assert by_pandas["update_time"][0] == START - timedelta(milliseconds=1)
     assert str(by_pandas["update_time"].dtype) == "datetime64[ms, UTC]"
+
+
+def test_the_command_writes_parquet_or_says_in_one_line_why_not(tmp_path: Path) -> None:
+    url, file = f"sqlite:///{tmp_path / 'h.db'}", tmp_path / "values.parquet"
+
+    async def append(balance: str) -> None:
+        async with open_history(url) as history:
+            await history.append(whole(pool("BTCUSDT", balance=balance)))
+
+    command = ["history", "export", url, str(file)]
+    asyncio.run(append(WIDEST))
+    assert CliRunner().invoke(app, command).stdout == f"1 values written to {file}\n"
+    assert pl.read_parquet(file)["balance"].to_list() == [Decimal(WIDEST)]
+    asyncio.run(append(LONG))
+    file.unlink()
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert f"does not hold {LONG} USDT, the balance of BTCUSDT" in result.stderr
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("balance", [LONG, "1E-19", "1E+20"])
