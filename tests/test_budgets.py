@@ -43,7 +43,7 @@ from binance_insurance.budget import (
 )
 from binance_insurance.sandbox import Sandbox
 
-from .conftest import EVERY_SERVER, SERVERS, StartServer
+from .conftest import EVERY_SERVER, IN_CAMPAIGN, SERVERS, StartServer
 
 Kind = Literal["memory", "sqlite", "redis"]
 E = TypeVar("E", bound=Exception)
@@ -380,7 +380,10 @@ def test_the_weight_of_a_dead_process_comes_back_within_a_window(tmp_path: Path)
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("trouble", ["directory", "garbage", "newer"])
+@pytest.mark.parametrize(
+    "trouble",
+    ["directory", *(pytest.param(each, marks=IN_CAMPAIGN) for each in ("garbage", "newer"))],
+)
 def test_a_file_that_cannot_be_used_is_a_typed_error(tmp_path: Path, trouble: str) -> None:
     path = tmp_path / "budget"
     if trouble == "directory":
@@ -625,6 +628,8 @@ def test_a_ban_met_without_redis_is_known_to_all_when_it_is_back(
     asyncio.run(main())
 
 
+@pytest.mark.campaign
+@pytest.mark.long
 def test_redis_may_lose_its_data(tmp_path: Path, redis_server: RedisServer) -> None:
     async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
         await open_window(one, place)

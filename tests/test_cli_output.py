@@ -105,7 +105,7 @@ def test_a_table_gives_way_to_blocks_where_it_does_not_fit(columns: int, table: 
     assert all(cell_len(line) <= columns for line in lines)
 
 
-@pytest.mark.parametrize("command", ["pools", "limits"])
+@pytest.mark.parametrize("command", ["pools", pytest.param("limits", marks=IN_CAMPAIGN)])
 def test_a_pipe_gets_no_blanks_at_ends_and_no_empty_line_first_or_last(command: str) -> None:
     done = in_shell('"$@"', command, "--sandbox", FORCE_COLOR="1")
     lines = done.stdout.split("\n")
@@ -218,7 +218,11 @@ def test_symbols_that_failed_are_named_even_if_nothing_can_be_printed() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [("pools", "--sandbox", "--scenario", "market", "-f", "csv"), ("pools", "-h"), ("--version",)],
+    [
+        ("pools", "--sandbox", "--scenario", "market", "-f", "csv"),
+        pytest.param(("pools", "-h"), marks=IN_CAMPAIGN),
+        pytest.param(("--version",), marks=IN_CAMPAIGN),
+    ],
 )
 def test_a_pipe_that_is_closed_early_is_no_error(command: tuple[str, ...]) -> None:
     for line in ('"$@" | head -1', '"$@" | true'):

@@ -21,7 +21,7 @@ from . import ROOT
 from .recording import POOLS, at
 from .scale import sample
 
-KILLS = sample(3, 20)
+KILLS = sample(2, 20)
 ENOUGH = 10_000  # more than a process appends before it is killed
 PAUSE = 100  # seconds of the exchange's time in which nobody looks
 
@@ -119,8 +119,9 @@ async def longest_delay(work: asyncio.Task[object]) -> float:
 
 @pytest.mark.pace
 @pytest.mark.campaign
+@pytest.mark.long
 def test_reading_much_does_not_hold_the_event_loop_up(history_url: str) -> None:
-    rows = sample(30_000, 120_000)
+    rows = 120_000
     begin = int(at(0).timestamp() * 1000)
 
     def observed(number: int) -> tuple[InsuranceSnapshot, None]:

@@ -196,7 +196,7 @@ async def next_window(place: Place) -> None:
 # --- A grant grows old ---
 
 
-@pytest.mark.parametrize("paused", ["blocked", "asleep"])
+@pytest.mark.parametrize("paused", ["blocked", pytest.param("asleep", marks=IN_CAMPAIGN)])
 def test_a_process_that_was_paused_confirms_nothing_that_it_was_granted(
     place: Place, paused: str
 ) -> None:

@@ -56,7 +56,11 @@ def deaf(world: World) -> LocalBudget:
 
 
 @pytest.mark.parametrize(
-    ("broken", "rule"), [(generous, "refused"), pytest.param(deaf, "not silent", marks=IN_CAMPAIGN)]
+    ("broken", "rule"),
+    [
+        pytest.param(generous, "refused", marks=IN_CAMPAIGN),
+        pytest.param(deaf, "not silent", marks=IN_CAMPAIGN),
+    ],
 )
 def test_a_budget_that_breaks_a_rule_is_found_out(
     broken: Callable[[World], LocalBudget], rule: str, tmp_path: Path
