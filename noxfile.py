@@ -80,7 +80,7 @@ def tests(session: nox.Session) -> None:
 def campaign(session: nox.Session) -> None:
     """What takes too long for the suite: 6,500 worlds, and fleets for 10 windows of 2,400."""
     session.install(".[test]")
-    chosen = ("-m", "campaign", "--timeout", "900", "-s")
+    chosen = ("-m", "campaign", "--timeout", "900", "-n", "0", "-s")
     session.run("pytest", *chosen, *session.posargs, env={"CAMPAIGN": "1"})
 
 
@@ -88,7 +88,7 @@ def campaign(session: nox.Session) -> None:
 def foreign(session: nox.Session) -> None:
     """The tests beside other programs' clients, with their newest versions."""
     session.install(".[test]", *FOREIGN)
-    session.run("pytest", "tests/foreign", *session.posargs)
+    session.run("pytest", "-n", "0", "tests/foreign", *session.posargs)
 
 
 @nox.session
