@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from .facts import Facts, layout_from
-from .steps import ask, ask_for
+from .steps import ask, ask_for, fetch
 from .times import FOREVER
+from .writing import write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,9 +17,31 @@ if TYPE_CHECKING:
     from .facts import ValueKey
     from .steps import Row, Steps
 
+T = TypeVar("T")
+
 _PAGE = 2_000
 _Page: TypeAlias = "tuple[dict[ValueKey, int], Row | None]"
 _Reported: TypeAlias = tuple[int, Decimal, int]  # update time, balance, first report
+
+
+class _Read(Protocol):
+    """Carries steps out in another store."""
+
+    async def __call__(self, steps: Steps[T]) -> T: ...
+
+
+def copy_from(read: _Read) -> Steps[int]:
+    """Add all that another store has, and return the number of values that are new."""
+    # What was observed is read first and written last, so that no value is missing to it.
+    observations = yield from fetch(partial(read, read_observations()))
+    values, place = yield from fetch(partial(read, read_values(None)))
+    new = yield from write(Facts(values))
+    while place is not None:
+        values, place = yield from fetch(partial(read, read_values(place)))
+        new += yield from write(Facts(values))
+    for page in observations:
+        yield from write(page)
+    return new
 
 
 def read_observations() -> Steps[list[Facts]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from math import inf
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
+from ..errors import StoreError
 from ..models import normalise_symbol
-from .copying import read_observations, read_values
-from .facts import Facts
+from .copying import copy_from
 from .reading import (
     read_count,
     read_delays,
@@ -20,7 +21,7 @@ from .reading import (
 from .recorder import Recorder
 from .times import FOREVER, aware, bounds, microseconds
 from .values import HistoryInfo
-from .writing import write, write_observed
+from .writing import write_observed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from ..models import InsuranceSnapshot
     from ..watch import Watch
     from .facts import Observed
-    from .steps import Row, Store
+    from .steps import Steps, Store
     from .values import Drawdown, Series
+
+T = TypeVar("T")
 
 
 class History:
@@ -161,21 +164,21 @@ class History:
     async def merge(self, other: History) -> int:
         """Add all that another history has, and return the number of values that are new.
 
-        So it also makes a backup, or moves a history to another kind of store. One that was
-        interrupted can be repeated.
+        So it also makes a backup, or moves a history to another kind of store. It is one
+        transaction: until its end nobody sees anything of it, and other processes cannot append.
         """
-        # First what was observed, last written: each observation follows the values it reported.
-        observations = await other.store.read(read_observations())
-        new = 0
-        start: Row | None = None
-        while True:
-            values, start = await other.store.read(read_values(start))
-            new += await self.store.write(write(Facts(values)))
-            if start is None:
-                break
-        for page in observations:
-            await self.store.write(write(page))
-        return new
+        cancelled = False
+
+        async def read(steps: Steps[T]) -> T:
+            if cancelled:  # while a thread writes
+                raise StoreError("the merge was cancelled")
+            return await other.store.read(steps)
+
+        try:
+            return await self.store.write(copy_from(read))
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
 
     async def info(self) -> HistoryInfo:
         """Return how much it holds, from when to when, and how late the exchange updates."""

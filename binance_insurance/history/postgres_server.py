@@ -18,7 +18,7 @@ from .._forks import in_children, keep
 from .._text import one_line, repeats
 from ..budget.ending import Ending
 from ..errors import StoreError
-from .steps import Ask, Change, Statement
+from .steps import Ask, Change, Fetch, Statement
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -296,6 +296,8 @@ async def _answer(connection: Connection, statement: Statement) -> Rows:
     if isinstance(statement, Change):
         await connection.executemany(_numbered(statement.sql), statement.rows)
         return ()
+    if isinstance(statement, Fetch):
+        return [(await statement.call(),)]
     inserted, sql = 0, _inserting(statement.table, statement.columns)
     for number in range(0, len(statement.rows), _AT_ONCE):
         rows = statement.rows[number : number + _AT_ONCE]

@@ -6,7 +6,7 @@ sent rows. Statements are of the SQL that SQLite and PostgreSQL share, with `?` 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -40,7 +40,13 @@ class Change(Struct, frozen=True):
     rows: Rows
 
 
-Statement: TypeAlias = Ask | Insert | Change
+class Fetch(Struct, frozen=True):
+    """Something to await, such as what another store has; sent back is one row with it."""
+
+    call: Callable[[], Coroutine[object, object, object]]
+
+
+Statement: TypeAlias = Ask | Insert | Change | Fetch
 Steps: TypeAlias = Generator[Statement, Rows, T]
 
 
@@ -94,6 +100,13 @@ def change(sql: str, rows: Rows) -> Steps[None]:
     """Carry a statement out for each row."""
     if rows:
         yield Change(sql, rows)
+
+
+def fetch(call: Callable[[], Coroutine[object, object, T]]) -> Steps[T]:
+    """Return what is awaited."""
+    ((found,),) = yield Fetch(call)
+    done: T = found
+    return done
 
 
 def ask_for(sql: str, keys: Iterable[object]) -> Steps[list[Row]]:
