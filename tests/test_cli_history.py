@@ -34,7 +34,7 @@ from binance_insurance.history import (
     Series,
     open_history,
     recorder,
-    sqlite,
+    sqlite_file,
 )
 from binance_insurance.sandbox._scenarios import Regrouping
 
@@ -277,7 +277,7 @@ def test_info_says_how_much_and_how_late(url: str) -> None:
     assert shown["Last"] == "2026-09-24 09:19:00 UTC"
     assert shown["Gaps"] == "1, together 0:04:01"
     assert shown["Longest gap"] == "0:04:01 from 2026-09-24 09:14:59 UTC"
-    assert shown["Reported"] == "0 s to 59 s after the update, median 1 s"
+    assert shown["Reported"] == "1 s to 1 s after the update, median 1 s"
     (row,) = csv.DictReader(io.StringIO(printed("history", "info", url, "-f", "csv")))
     assert (row["values"], row["gaps"], row["gap_seconds"]) == ("11", "1", "241.0")
     make(empty := f"{url}.empty")
@@ -418,7 +418,7 @@ def test_what_is_no_history_is_one_line_and_left_as_it_is(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for a lock for a moment only."""
-    monkeypatch.setattr(sqlite, "_BUSY", 0.05)
+    monkeypatch.setattr(sqlite_file, "BUSY", 0.05)
     monkeypatch.setattr(recorder, "_AGAIN", 0.05)
 
 

@@ -9,7 +9,7 @@ import re
 from decimal import Decimal  # noqa: TC003 - msgspec reads annotations at run time
 from functools import lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 _SPECIAL = re.compile(r"[%\s\x00-\x1f\x7f]")
 
 Observed: TypeAlias = "tuple[InsuranceSnapshot, datetime | None]"
+# A snapshot, when it was observed, and since when somebody looked; in microseconds.
+Observation: TypeAlias = tuple[InsuranceSnapshot, int, int]
 # The sorted symbols of a pool, as text; the asset; update time (ms); the balance, as text.
 ValueKey: TypeAlias = tuple[str, str, int, str]
 _Structure: TypeAlias = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
 
 
 class LayoutPool(Struct, frozen=True, gc=False, array_like=True):
-    """A pool of a layout: its symbols and the assets that it holds, in the exchange's order."""
+    """A pool of a layout: its symbols and the assets that it holds, in an order of the exchange."""
 
     symbols: tuple[str, ...]
     assets: tuple[str, ...]
@@ -47,8 +49,8 @@ class Layout(Struct, frozen=True, gc=False):
 
     Attributes:
         digest: what identifies it, whatever the order of pools, symbols and assets.
-        content: the pools, as text, in the exchange's order.
-        keys: what identifies each pool.
+        content: the pools, as text, in an order of the exchange.
+        keys: what identifies each pool of the snapshot.
     """
 
     digest: bytes
@@ -101,21 +103,38 @@ class Known(Struct, frozen=True):
     newest: int
 
 
-def facts_of(observed: Iterable[Observed], known: Known) -> tuple[Facts, Known]:
+def checked(observed: Iterable[Observed]) -> list[Observation]:
+    """Return snapshots that a history can take.
+
+    Args:
+        observed: each with the observation before it, if nothing was missed in between.
+
+    Raises:
+        ValueError: one of them cannot be taken.
+    """
+    found: list[Observation] = []
+    for each in observed:
+        pair: object = each
+        if not isinstance(pair, tuple) or len(cast("tuple[object, ...]", pair)) != 2:
+            raise ValueError(
+                f"a history takes pairs of a snapshot and the observation before it (or None), "
+                f"not {type(pair).__name__}"
+            )
+        found.append(_checked(*each))
+    return found
+
+
+def facts_of(observed: Iterable[Observation], known: Known) -> tuple[Facts, Known]:
     """Return the facts of several snapshots, and what a store knows after it has taken them.
 
     Values that the one before has reported are left out: most snapshots say nothing new.
 
     Args:
-        observed: each with the observation before it, if nothing was missed in between.
+        observed: the snapshots.
         known: what the store has.
-
-    Raises:
-        ValueError: one of them cannot be taken.
     """
     facts = Facts()
-    for snapshot, since in observed:
-        at, begun = _checked(snapshot, since)
+    for snapshot, at, begun in observed:
         facts.add(snapshot, at, begun)
         content = _content(snapshot)
         if content != known.content or milliseconds(at) < known.newest:
@@ -130,7 +149,7 @@ def _content(snapshot: InsuranceSnapshot) -> bytes:
     return sha256(msgspec.json.encode(pools)).digest()
 
 
-def _checked(snapshot: InsuranceSnapshot, since: datetime | None) -> tuple[int, int]:
+def _checked(snapshot: InsuranceSnapshot, since: datetime | None) -> Observation:
     if not isinstance(snapshot, InsuranceSnapshot):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"a history takes an InsuranceSnapshot, not {type(snapshot).__name__}")
     if not snapshot.complete or not snapshot.pools:
@@ -140,7 +159,7 @@ def _checked(snapshot: InsuranceSnapshot, since: datetime | None) -> tuple[int, 
     begun = observed if since is None else microseconds(since, "since")
     if begun > observed:
         raise ValueError(f"since {since} is after the observation at {snapshot.observed_at}")
-    return observed, begun
+    return snapshot, observed, begun
 
 
 def layout_of(snapshot: InsuranceSnapshot) -> Layout:
@@ -154,11 +173,14 @@ def layout_of(snapshot: InsuranceSnapshot) -> Layout:
 @lru_cache(maxsize=4)
 def _layout(structure: _Structure) -> Layout:
     keys = tuple(pool_key(symbols) for symbols, _ in structure)
-    canonical_form = sorted(
-        [key, *sorted(assets)] for key, (_, assets) in zip(keys, structure, strict=True)
-    )
+    pools: dict[str, tuple[tuple[str, ...], dict[str, None]]] = {}
+    for key, (symbols, assets) in zip(keys, structure, strict=True):
+        # Two pools of the same symbols are one, with the assets of both.
+        pools.setdefault(key, (symbols, {}))[1].update(dict.fromkeys(assets))
+    canonical_form = sorted([key, *sorted(assets)] for key, (_, assets) in pools.items())
     digest = sha256(msgspec.json.encode(canonical_form)).digest()
-    return Layout(digest, msgspec.json.encode(structure).decode(), keys)
+    content = [(symbols, tuple(assets)) for symbols, assets in pools.values()]
+    return Layout(digest, msgspec.json.encode(content).decode(), keys)
 
 
 def read_layout(content: str) -> tuple[LayoutPool, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from msgspec import Struct
 
 from ..models import exact_sum
+from .times import in_order
 from .values import Point
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def totals(
     held: frozenset[str] = frozenset()
     newest: dict[str, Newest] = {}
     before: Decimal | None = None
-    for time in sorted({*begun, *reported}):
+    for time in in_order({*begun, *reported}):
         held = begun.get(time, held)
         for value in reported.get(time, ()):
             newest[value.pool] = max(newest.get(value.pool, value.newness), value.newness)

@@ -9,18 +9,10 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 from ..errors import StoreError
 from ..models import normalise_symbol
 from .copying import copy_from
-from .reading import (
-    read_count,
-    read_delays,
-    read_drawdowns,
-    read_extent,
-    read_gaps,
-    read_latest,
-    read_series,
-)
+from .facts import checked
+from .reading import read_drawdowns, read_info, read_latest, read_series
 from .recorder import Recorder
-from .times import FOREVER, aware, bounds, microseconds
-from .values import HistoryInfo
+from .times import FOREVER, bounds, microseconds
 from .writing import write_observed
 
 if TYPE_CHECKING:
@@ -32,7 +24,7 @@ if TYPE_CHECKING:
     from ..watch import Watch
     from .facts import Observed
     from .steps import Steps, Store
-    from .values import Drawdown, Series
+    from .values import Drawdown, HistoryInfo, Series
 
 T = TypeVar("T")
 
@@ -85,7 +77,7 @@ class History:
 
     async def extend(self, observed: Iterable[Observed]) -> int:
         """Add snapshots, each with its `since`, in one transaction; return as `append` does."""
-        return await self.store.write(write_observed(list(observed)))
+        return await self.store.write(write_observed(checked(observed)))
 
     async def record(self, watch: Watch) -> None:
         """Append every update of a watch, until it ends or this is cancelled.
@@ -182,17 +174,8 @@ class History:
 
     async def info(self) -> HistoryInfo:
         """Return how much it holds, from when to when, and how late the exchange updates."""
-        read = self.store.read
-        extent = await read(read_extent())
-        return HistoryInfo(
-            schema=self.store.version,
-            size=await self.store.size(),
-            values=await read(read_count()),
-            first=extent and aware(extent[0]),
-            last=extent and aware(extent[1]),
-            gaps=await read(read_gaps()),
-            delays=await read(read_delays()),
-        )
+        size = await self.store.size()
+        return await self.store.read(read_info(self.store.version, size))
 
 
 def _symbol(symbol: str | None) -> str | None:

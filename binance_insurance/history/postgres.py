@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LOCK = 0x42494E53  # who writes has it; each database has its own
+_LOCK = 0x42494E53  # held by a process that writes; each database has its own
 
 # What each version of the schema adds to the one before.
 _SCHEMAS = (

@@ -55,6 +55,9 @@ class Place(Struct, frozen=True):
     files: tuple[str, ...]
     secrets: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"Place({str(self)!r})"
+
     def __str__(self) -> str:
         """Return how messages name it."""
         return one_line(f"PostgreSQL at {self.host or 'localhost'}, database {self.database}")

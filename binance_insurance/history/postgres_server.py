@@ -21,7 +21,7 @@ from ..errors import StoreError
 from .steps import Ask, Change, Fetch, Statement
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
 
     from .postgres_place import Place
     from .steps import Rows, Steps
@@ -59,6 +59,7 @@ _REASONS = {
     "55P03": f"another process has locked it for {_ANSWER:g} s",
 }
 _USER = re.compile(r'\b(role|user) "[^"]*"')
+_SHORT = 4  # characters of a secret that can be part of any word
 _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -134,14 +135,21 @@ def translated(place: Place) -> Generator[None]:
     try:
         yield
     except _FAILURES as error:
-        reason = " ".join(_reason(error).split())
         secrets = {*place.secrets, os.getenv("PGPASSWORD", "")} - {""}
-        for secret in secrets:
-            reason = reason.replace(secret, "***")
+        reason = _without(_reason(error), {*secrets, f'"{place.user}"'})
         failure = StoreError(f"the history {place} cannot be used: {one_line(reason)}")
         failure.retry_after = _AGAIN if _may_pass(error) else None
         # What a server says can repeat a password that was sent to it.
         raise failure from None if repeats(error, secrets) else error
+
+
+def _without(reason: str, secrets: Collection[str]) -> str:
+    """Return a reason on one line with `***` for each secret."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) < _SHORT and secret in reason:
+            return "why is not shown, since the reason may repeat the password"
+        reason = reason.replace(secret, "***")
+    return " ".join(reason.split())
 
 
 class UnusableError(OSError):

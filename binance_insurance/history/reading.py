@@ -9,29 +9,27 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..models import AssetBalance, InsurancePool, InsuranceSnapshot
 from .drawdowns import drawdowns
-from .facts import key_digest, read_layout
-from .fund import Reported, totals
+from .facts import read_layout
+from .fund import Newest, Reported, totals
+from .lookup import asset_numbers, pool_numbers, spans_between
 from .spans import gaps
-from .steps import ask, ask_for, chunks
+from .steps import ask, chunks
 from .timeline import Pools, Run, timeline
 from .times import FOREVER, aware, first_millisecond, microseconds, milliseconds
-from .values import Delays, Drawdown, Gap, Point, Series
+from .values import Delays, Drawdown, Gap, HistoryInfo, Point, Series
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .facts import LayoutPool
     from .steps import Rows, Steps
     from .timeline import Timeline
 
 _PAGE = 2_000  # values that are read at a time
-_SECOND = (
-    999  # ms by which an update can be later than its observation, whose date is whole seconds
-)
+_AHEAD = 999  # ms by which an update can be later than its observation: dates are whole seconds
 _Range: TypeAlias = tuple[int, int]  # low <= time < high, in microseconds
 _Held: TypeAlias = tuple[int, int]  # the numbers of a pool and an asset
-_Newest: TypeAlias = tuple[int, int, Decimal]  # update time, first report, balance
-_Known: TypeAlias = "dict[tuple[str, str], _Newest]"  # by a pool's key and an asset
+_Known: TypeAlias = "dict[tuple[str, str], Newest]"  # by a pool's key and an asset
 
 _EVER: _Range = (-FOREVER, FOREVER)
 _NEWEST = (
@@ -121,16 +119,39 @@ def read_latest(at: int) -> Steps[InsuranceSnapshot | None]:
     )
 
 
-def read_delays() -> Steps[Delays | None]:
-    """Return how late the newest values were reported, as far as somebody looked before."""
-    found, extent = (yield from _read_held(FOREVER)), (yield from read_extent())
-    if found is None or extent is None:
+def read_info(schema: int, size: int) -> Steps[HistoryInfo]:
+    """Return what the store holds."""
+    extent = yield from read_extent()
+    ((count,),) = yield from ask("SELECT count(*) FROM value")
+    return HistoryInfo(
+        schema=schema,
+        size=size,
+        values=int(count),
+        first=extent and aware(extent[0]),
+        last=extent and aware(extent[1]),
+        gaps=(yield from _read_gaps(extent, _EVER)),
+        delays=(yield from _read_delays()),
+    )
+
+
+def _read_delays() -> Steps[Delays | None]:
+    """Return how late the newest values were reported, where they replaced others."""
+    found = yield from _read_held(FOREVER)
+    if found is None:
         return None
     _, _, held = found
-    first = milliseconds(extent[0])
-    delays = [
-        (observed - updated) / 1000 for updated, observed, _ in held.values() if observed > first
-    ]
+    pools = yield from pool_numbers({key for key, _ in held})
+    assets = yield from asset_numbers()
+    delays: list[float] = []
+    for (key, asset), (updated, observed, _) in held.items():
+        # The first value of a pool may be old: a listing makes another pool of it.
+        before = yield from ask(
+            "SELECT 1 FROM value WHERE pool = ? AND asset = ? AND update_time < ? "
+            "AND observed_time < ? LIMIT 1",
+            *(pools[key], assets[asset], updated, observed),
+        )
+        if before:
+            delays.append((observed - updated) / 1000)
     return Delays(min(delays), median(delays), max(delays)) if delays else None
 
 
@@ -146,17 +167,6 @@ def read_last(at: int) -> Steps[int | None]:
     return None if last is None else int(last)
 
 
-def read_gaps() -> Steps[tuple[Gap, ...]]:
-    """Return the times in which nobody looked, between the first and the last observation."""
-    return (yield from _read_gaps((yield from read_extent()), _EVER))
-
-
-def read_count() -> Steps[int]:
-    """Return the number of values."""
-    ((count,),) = yield from ask("SELECT count(*) FROM value")
-    return int(count)
-
-
 def _read_layouts() -> Steps[tuple[list[Run], dict[int, Pools]]]:
     """Return which layout was observed from when to when, and the pools of each."""
     begun = yield from ask(_BEGUN)
@@ -170,7 +180,7 @@ def _read_layouts() -> Steps[tuple[list[Run], dict[int, Pools]]]:
 def _read_stretches(line: Timeline, asset: str, between: _Range) -> Steps[list[list[Point]]]:
     """Return the points of a symbol, cut where a regrouping lies between."""
     low, high = map(first_millisecond, between)
-    numbers = yield from _pool_numbers(period.pool for period in line.periods)
+    numbers = yield from pool_numbers(period.pool for period in line.periods)
     found = yield from _find_asset(asset)
     stretches: list[list[Point]] = [[]]
     for period in line.periods:
@@ -195,9 +205,19 @@ def _read_points(held: _Held, low: int, high: int, symbols: tuple[str, ...]) -> 
         times.update([row[0] for row in page])
 
     yield from _read_values(held, low, high, take)
-    if len(times) < len(points):  # several of one time, which a store sorts by balance only
-        points.sort(key=_in_order)
+    if len(times) < len(points):
+        _sort_equal_times(points)
     return points
+
+
+def _sort_equal_times(points: list[Point]) -> None:
+    """Sort what was updated at one time; of the rest a store has kept the order."""
+    begin = 0
+    for number in range(1, len(points) + 1):
+        if number == len(points) or points[number].update_time != points[begin].update_time:
+            if number - begin > 1:
+                points[begin:number] = sorted(points[begin:number], key=_in_order)
+            begin = number
 
 
 def _read_fund(
@@ -208,7 +228,7 @@ def _read_fund(
     if found is None:
         return ()
     name, number = found
-    pools = yield from _pool_numbers(
+    pools = yield from pool_numbers(
         {pool.key for layout in layouts.values() for pool in layout.pools if name in pool.assets}
     )
     values: list[Reported] = []
@@ -253,28 +273,29 @@ def _read_held(at: int) -> Steps[tuple[int, tuple[LayoutPool, ...], _Known] | No
         return None
     ((time, content),) = last
     layout = read_layout(content)
-    pools = yield from _pool_numbers(pool.key for pool in layout)
-    assets: dict[str, int] = dict((yield from ask("SELECT name, id FROM asset")))
+    pools = yield from pool_numbers(pool.key for pool in layout)
+    assets = yield from asset_numbers()
     held = {
         (pools[pool.key], assets[name]): (pool.key, name) for pool in layout for name in pool.assets
     }
-    newest = yield from _read_newest(sorted(held), milliseconds(at))
+    # What was reported by then was so by the last observation.
+    newest = yield from _read_newest(sorted(held), milliseconds(time))
     return time, layout, {held[numbers]: value for numbers, value in newest.items()}
 
 
-def _read_newest(held: Sequence[_Held], at: int) -> Steps[dict[_Held, _Newest]]:
+def _read_newest(held: Sequence[_Held], at: int) -> Steps[dict[_Held, Newest]]:
     """Return the newest value of each asset of a pool that was reported by a time in milliseconds.
 
     Values that were updated long after `at` and reported before it are not expected, but would
     count: an index has only those, so that no answer about the past reads what came later.
     """
-    newest: dict[_Held, _Newest] = {}
+    newest: dict[_Held, Newest] = {}
     for some in chunks(held):
         lines = ", ".join(["(CAST(? AS bigint), CAST(? AS bigint))"] * len(some))
         rows = yield from ask(
             _NEWEST.format(lines),
             *(number for each in some for number in each),
-            *(at + _SECOND, at, at + _SECOND, at, at),
+            *(at + _AHEAD, at, at + _AHEAD, at, at),
         )
         for pool, asset, updated, observed, text in rows:
             value = updated, observed, Decimal(text)
@@ -289,24 +310,12 @@ def _read_gaps(seen: _Range | None, between: _Range) -> Steps[tuple[Gap, ...]]:
     first, last = max(seen[0], between[0]), min(seen[1], between[1])
     if first >= last:
         return ()
-    spans = yield from ask(
-        "SELECT first, last FROM span WHERE first <= ? AND last >= ? AND first >= "
-        "coalesce((SELECT max(first) FROM span WHERE first <= ?), ?)",
-        *(last, first, first, first),
-    )
-    return gaps(((begun, ended) for begun, ended in spans), first, last)
-
-
-def _pool_numbers(keys: Iterable[str]) -> Steps[dict[str, int]]:
-    digests = {key_digest(key): key for key in keys}
-    rows = yield from ask_for("SELECT digest, id FROM pool WHERE digest IN", digests)
-    return {digests[digest]: number for digest, number in rows}
+    return gaps((yield from spans_between(first, last)), first, last)
 
 
 def _find_asset(name: str) -> Steps[tuple[str, int] | None]:
     """Return the name and the number of an asset, in upper or lower case; None if it is unknown."""
-    rows = yield from ask("SELECT name, id FROM asset")
-    known = {each: (each, number) for each, number in rows}
+    known = {each: (each, number) for each, number in (yield from asset_numbers()).items()}
     upper = name.strip().upper()
     found = (each for each in sorted(known) if each.upper() == upper)
     return known.get(name) or known.get(next(found, ""))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .._outages import BEGUN, LOST, OVER
 from ..errors import StoreError
+from .facts import checked
 from .reading import read_last
 from .times import aware, microseconds
 from .writing import write_observed
@@ -106,7 +107,10 @@ class Recorder:
 
     async def _ask(self, watch: Watch) -> None:
         async for update in watch:
-            self._waiting.add(update.snapshot, update.since)
+            since = update.since
+            if since is not None and since > update.observed_at:
+                since = None  # the exchange's clock was set back, or another of its nodes answered
+            self._waiting.add(update.snapshot, since)
             self._changed.set()
 
     async def _write(self, every: timedelta) -> None:
@@ -134,7 +138,7 @@ class Recorder:
         (snapshot, since), *others = taken
         if not self._begun and since is None:
             since = await resumed(self._store, snapshot.observed_at, every)
-        await self._store.write(write_observed([(snapshot, since), *others]))
+        await self._store.write(write_observed(checked([(snapshot, since), *others])))
         self._begun = True
 
     async def _put_up_with(self, error: StoreError) -> None:

@@ -22,14 +22,19 @@ if TYPE_CHECKING:
 
 
 class Pools(Struct, frozen=True, dict=True):
-    """The pools of a layout, looked up by symbol; if two name one, it is in the first."""
+    """The pools of a layout, looked up by symbol; if two name one, their names decide."""
 
     pools: tuple[LayoutPool, ...]
 
     @cached_property
     def by_symbol(self) -> dict[str, LayoutPool]:
         """The pool of each symbol."""
-        return {symbol: pool for pool in reversed(self.pools) for symbol in pool.symbols}
+        found = {symbol: pool for pool in self.pools for symbol in pool.symbols}
+        if len(found) < sum(len(pool.symbols) for pool in self.pools):
+            # The order of pools says nothing.
+            pools = sorted(self.pools, key=lambda pool: pool.key, reverse=True)
+            found = {symbol: pool for pool in pools for symbol in pool.symbols}
+        return found
 
 
 class Run(Struct, frozen=True, gc=False):

@@ -10,7 +10,7 @@ from .._pydantic import PydanticStruct
 from .._text import iso
 from ..models import same_scale
 
-__all__ = ["Drawdown", "Gap", "HistoryInfo", "Point", "Regrouping", "Series"]
+__all__ = ["Delays", "Drawdown", "Gap", "HistoryInfo", "Point", "Regrouping", "Series"]
 
 
 class _Value(PydanticStruct, frozen=True):
@@ -148,7 +148,7 @@ class Delays(_Value, frozen=True, gc=False):
     """How late the exchange reports an update: `observed_time - update_time`, in seconds.
 
     Attributes:
-        least: of the newest values that were updated while somebody looked.
+        least: of the newest values, as far as they replaced others.
         median: their median.
         greatest: the longest.
     """

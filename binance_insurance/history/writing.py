@@ -6,17 +6,18 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 from .facts import Known, facts_of, key_digest
+from .lookup import asset_numbers, pool_numbers, spans_between
 from .spans import united
 from .steps import ask, ask_for, change, insert
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from .facts import Facts, Layout, Observed, ValueKey
+    from .facts import Facts, Layout, Observation, ValueKey
     from .spans import Span
     from .steps import Steps
 
-_Observation: TypeAlias = tuple[int, bytes, int]  # when, the digest and the number of the layout
+_Seen: TypeAlias = tuple[int, bytes, int]  # when, the digest and the number of the layout
 
 _OBSERVATIONS = (
     "SELECT o.time, l.digest, o.layout, o.begins "
@@ -24,12 +25,8 @@ _OBSERVATIONS = (
 )
 
 
-def write_observed(observed: Iterable[Observed]) -> Steps[int]:
-    """Add snapshots, each with the observation before it; return the number of new values.
-
-    Raises:
-        ValueError: one of them cannot be taken.
-    """
+def write_observed(observed: Iterable[Observation]) -> Steps[int]:
+    """Add snapshots, and return the number of new values."""
     ((newest, content),) = yield from ask("SELECT newest, content FROM reported")
     before = Known(bytes(content), newest)
     facts, known = facts_of(observed, before)
@@ -77,21 +74,18 @@ def _write_values(values: Mapping[ValueKey, int]) -> Steps[int]:
 
 
 def _pool_ids(keys: Collection[str]) -> Steps[dict[str, int]]:
-    digests = {key_digest(key): key for key in keys}
-    sql = "SELECT digest, id FROM pool WHERE digest IN"
-    known: dict[bytes, int] = dict((yield from ask_for(sql, digests)))
-    if missing := [(digest, key) for digest, key in digests.items() if digest not in known]:
-        yield from insert("pool", ("digest", "symbols"), sorted(missing))
-        known |= dict((yield from ask_for(sql, [digest for digest, _ in missing])))
-    return {key: known[digest] for digest, key in digests.items()}
+    known = yield from pool_numbers(keys)
+    if missing := sorted((key_digest(key), key) for key in set(keys) - set(known)):
+        yield from insert("pool", ("digest", "symbols"), missing)
+        known |= yield from pool_numbers(key for _, key in missing)
+    return known
 
 
 def _asset_ids(names: Collection[str]) -> Steps[dict[str, int]]:
-    sql = "SELECT name, id FROM asset WHERE name IN"
-    known: dict[str, int] = dict((yield from ask_for(sql, names)))
+    known = yield from asset_numbers()
     if missing := sorted(set(names) - set(known)):
         yield from insert("asset", ("name",), [(name,) for name in missing])
-        known |= dict((yield from ask_for(sql, missing)))
+        known = yield from asset_numbers()
     return known
 
 
@@ -122,7 +116,7 @@ def _write_layouts(layouts: Mapping[bytes, Layout]) -> Steps[dict[bytes, int]]:
     return {digest: number for digest, _, number in rows}
 
 
-def _write_observations(new: Collection[_Observation]) -> Steps[None]:
+def _write_observations(new: Collection[_Seen]) -> Steps[None]:
     """Add observations, and mark those that begin a run of their layout."""
     low, high = min(new)[0], max(new)[0]
     before = yield from ask(
@@ -149,7 +143,7 @@ def _write_observations(new: Collection[_Observation]) -> Steps[None]:
     )
 
 
-def _begins(observations: Sequence[_Observation]) -> dict[_Observation, int]:
+def _begins(observations: Sequence[_Seen]) -> dict[_Seen, int]:
     """Say of each observation whether the one before it was of another layout."""
     begins = dict.fromkeys(observations[:1], 1)
     begins |= {later: int(earlier[1] != later[1]) for earlier, later in pairwise(observations)}
@@ -161,12 +155,7 @@ def _write_spans(spans: Sequence[Span]) -> Steps[None]:
     if not spans:
         return
     first, last = min(spans)[0], max(last for _, last in spans)
-    rows = yield from ask(
-        "SELECT first, last FROM span WHERE first <= ? AND last >= ? AND first >= "
-        "coalesce((SELECT max(first) FROM span WHERE first <= ?), ?)",
-        *(last, first, first, first),
-    )
-    before = [(first, last) for first, last in rows]
+    before = yield from spans_between(first, last)
     after = united([*before, *spans])
     gone, come = set(before) - set(after), set(after) - set(before)
     yield from change("DELETE FROM span WHERE first = ?", [(first,) for first, _ in gone])
