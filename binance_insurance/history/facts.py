@@ -9,7 +9,7 @@ import re
 from decimal import Decimal  # noqa: TC003 - msgspec reads annotations at run time
 from functools import lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -114,13 +114,14 @@ def checked(observed: Iterable[Observed]) -> list[Observation]:
     """
     found: list[Observation] = []
     for each in observed:
-        pair: object = each
-        if not isinstance(pair, tuple) or len(cast("tuple[object, ...]", pair)) != 2:
+        try:
+            snapshot, since = each
+        except (TypeError, ValueError):
             raise ValueError(
-                f"a history takes pairs of a snapshot and the observation before it (or None), "
-                f"not {type(pair).__name__}"
-            )
-        found.append(_checked(*each))
+                "a history takes pairs of a snapshot and the observation before it (or None), "
+                f"not {type(each).__name__}"
+            ) from None
+        found.append(_checked(snapshot, since))
     return found
 
 
