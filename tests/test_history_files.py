@@ -78,11 +78,36 @@ def test_the_file_is_this_users_alone(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["h.db"]
 
 
-def test_the_schema_is_named_and_appends_are_synchronous(path: Path) -> None:
+def test_the_schema_is_named(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         for pragma, value in (("application_id", 0x42494E53), ("user_version", 1)):
             assert connection.execute(f"PRAGMA {pragma}").fetchone() == (value,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_appends_are_synchronous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, wrote = sqlite3.connect, set[sqlite3.Connection]()
+
+    def watched(*arguments: Any, **settings: Any) -> sqlite3.Connection:
+        """Connect with what some builds of SQLite begin with, and note who writes."""
+        connection = connect(*arguments, **settings)
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+        def note(statement: str) -> None:
+            if statement.startswith("INSERT INTO value "):
+                wrote.add(connection)
+
+        connection.set_trace_callback(note)
+        return connection
+
+    async def work() -> None:
+        async with open_history(url(tmp_path / "h.db")) as history:
+            await history.append(snapshot(0))
+            (writer,) = wrote
+            assert writer.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+    monkeypatch.setattr(sqlite3, "connect", watched)
+    run(work())
 
 
 def test_what_is_read_only_makes_and_writes_nothing(path: Path, tmp_path: Path) -> None:
@@ -280,7 +305,7 @@ def test_a_file_that_is_moved_away_is_begun_anew_and_can_be_merged(path: Path) -
     run(work())
 
 
-def test_two_processes_make_one_file(tmp_path: Path) -> None:
+def test_eight_histories_that_begin_at_once_make_one_file(tmp_path: Path) -> None:
     path = tmp_path / "h.db"
 
     async def work() -> None:

@@ -226,6 +226,18 @@ def test_a_late_run_follows_what_was_observed_before_it(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_a_date_of_the_exchange_that_goes_back_does_not_end_it(tmp_path: Path) -> None:
+    async def work(history: History) -> None:
+        back = Update(snapshot(10), (), at(10), 0, at(11))
+        updates = [update(9, None), update(11, 9), back, update(12, 10), update(13, 12)]
+        await history.record(watch(*updates))
+        assert await numbers(history) == [9, 10, 11, 12, 13]
+        assert await gaps(history) == []
+        assert await history.latest() == snapshot(13)
+
+    run(tmp_path, work)
+
+
 def test_a_watch_of_some_symbols_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     async def work(history: History) -> None:
         with run_exchange() as exchange:
