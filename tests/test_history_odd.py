@@ -191,7 +191,7 @@ def test_bad_input_is_a_value_error_at_once(
 )
 def test_what_is_no_pair_is_an_error_that_names_what_is_expected(bad: Any, tmp_path: Path) -> None:
     async def work(history: History) -> None:
-        with pytest.raises(ValueError, match="since"):
+        with pytest.raises(ValueError, match="pairs of a snapshot and"):
             await history.extend([bad])
 
     use(f"sqlite:///{tmp_path}/h.db", work)
@@ -241,7 +241,7 @@ def test_the_order_of_two_pools_that_name_a_symbol_changes_no_answer(
     async def answers(history: History) -> list[object]:
         latest = await history.latest()
         assert latest is not None
-        said: list[object] = [latest[each].assets for each in "ABX"]
+        said: list[object] = [{each.symbols: each.assets for each in latest}, latest.totals()]
         for symbol in (*"ABX", None):
             series = await history.series(symbol, "USDT")
             said += [series.points, series.regroupings]
