@@ -73,6 +73,9 @@ def test_the_documented_service_records_and_answers(
                 points = (await get("/series/btcusdt/USDT")).json()
                 assert len(msgspec.convert(points, Series).points) == 2
                 assert "recovered_time" in (await get("/openapi.json")).text
+                wrong = await get("/series/BTC%20USDT/USDT")
+                assert (wrong.status_code, "'BTC USDT'" in wrong.json()["detail"]) == (400, True)
+                assert (await get("/drawdowns/BTCUSDT/USDT?window=-1")).status_code == 400
 
                 exchange.inject(Fault.of_status(418, headers={"Retry-After": "600"}))
                 assert "blind since" in (await until(get, "/health", 503))["detail"]
