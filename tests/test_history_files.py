@@ -90,7 +90,7 @@ def test_appends_are_synchronous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def watched(*arguments: Any, **settings: Any) -> sqlite3.Connection:
         """Connect with what some builds of SQLite begin with, and note who writes."""
-        connection = connect(*arguments, **settings)
+        connection: sqlite3.Connection = connect(*arguments, **settings)
         connection.execute("PRAGMA synchronous = NORMAL")
 
         def note(statement: str) -> None:
