@@ -73,6 +73,8 @@ def test_a_kill_leaves_whole_snapshots_and_a_gap_while_nobody_looked(history_url
         there += range(first, last + 1)
         first = last + PAUSE
         gaps.append(Gap(at(last), at(first)))
+    store = history_url.partition(":")[0]
+    print(f"{store}: {KILLS} kills, {len(there)} snapshots, each whole, and {len(gaps)} gaps")
 
 
 def test_three_processes_append_to_one_history(history_url: str) -> None:
@@ -150,4 +152,5 @@ def test_reading_much_does_not_hold_the_event_loop_up(history_url: str) -> None:
         delays = asyncio.run(measure())
     finally:
         gc.unfreeze()
+    print(f"{history_url.partition(':')[0]}, {rows:,} values: {min(delays) * 1000:.0f} ms")
     assert min(delays) < 0.1

@@ -62,6 +62,17 @@ async def test_600_symbols_cost_41_and_then_at_most_1_for_each_pool(
     again = await client.fetch_pools(SYMBOLS[:600])
     assert exchange.accounting.weight - 41 <= min(40, len(set(again.values())))
     assert len({id(pool) for pool in again.values()}) == len(set(again.values()))
+    print(f"weight 41, then {exchange.accounting.weight - 41}")
+
+
+async def test_a_call_for_each_symbol_of_the_exchange_at_once_costs_at_most_80(
+    exchange: Sandbox, client: InsuranceClient
+) -> None:
+    pools = await asyncio.gather(*(client.fetch_pool(symbol) for symbol in SYMBOLS))
+    assert all(symbol in pool for symbol, pool in zip(SYMBOLS, pools, strict=True))
+    assert exchange.accounting.weight <= 80
+    assert exchange.accounting.verdicts == {200: len(exchange.requests)}
+    print(f"{len(SYMBOLS)} symbols: weight {exchange.accounting.weight}")
 
 
 async def test_ten_symbols_of_two_known_pools_take_two_requests(
@@ -90,6 +101,7 @@ async def test_10_000_coroutines_on_600_symbols_cost_at_most_80(
     assert all(SYMBOLS[number % 600] in pool for number, pool in enumerate(pools))
     assert exchange.accounting.weight <= 80
     assert client.stats().calls_shared >= 9_900
+    print(f"weight {exchange.accounting.weight}, {len(exchange.requests)} requests")
 
 
 async def test_a_symbol_that_no_pool_names_gets_the_error_of_the_exchange(

@@ -39,7 +39,7 @@ from binance_insurance.budget.witness import Witnesses
 from .conftest import EPOCH, IN_CAMPAIGN, SERVERS, StartServer
 from .scale import CAMPAIGN, sample
 from .scripts import script
-from .test_fleet import INTERVAL, LIMIT, Fleet, fleet, full
+from .test_fleet import INTERVAL, LIMIT, Fleet, described, fleet, full
 
 # Takes weight from the budget in each file that standard input names, and answers with the error.
 BEGINNER = """
@@ -159,7 +159,7 @@ def assert_full(busy: Fleet) -> None:
     """The windows were used, and no request was refused."""
     seen = windows(busy.exchange)
     weights = sorted(window.weight for window in full(seen))
-    print(f"{weights} of {LIMIT}")
+    print(f"{len(busy.processes)} processes: {described(weights)}")
     assert sum(window.refused for window in seen) == 0
     assert median(weights) >= 0.95 * LIMIT
 
