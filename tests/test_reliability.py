@@ -34,8 +34,8 @@ def read(path: str) -> str:
 
 
 def names(text: str) -> list[str]:
-    """The tests of a file, and the texts by which pytest may name their cases."""
-    return re.findall(r'\bdef (test_\w+)|"([\w ]+)"', text)
+    """The functions of a file, and the texts by which pytest may name their cases."""
+    return re.findall(r'\bdef (\w+)|"([\w ]+)"', text)
 
 
 def chosen(words: list[str]) -> list[str]:
