@@ -218,7 +218,7 @@ def test_a_paused_process_sends_nothing_that_it_was_granted_before(budget: str) 
                 paused.send_signal(signal.SIGCONT)
                 await asyncio.sleep(2.5)
         refused = [seen for seen in exchange.requests if seen.verdict != 200]
-        print(f"{sent} sent before, {len(refused)} refused")
+        print(f"{budget.partition(':')[0]}: {sent} sent before, {len(refused)} refused")
         assert len(refused) <= 1, "the one that was on its way"
         assert held() > sent, "it goes on"
 
@@ -246,11 +246,11 @@ def test_redis_stops_and_starts_again_under_load(tmp_path: Path) -> None:
             await running.wait_windows(2.25)
             assert await running.close() == []
         seen = windows(running.exchange)
-        print(f"redis, away for 2.5 windows: {described([each.weight for each in seen[1:-1]])}")
         assert sum(window.refused for window in seen) == 0
         first = int(running.exchange.requests[0].at // INTERVAL)
         assert seen[stopped - first - 1].weight >= LIMIT / 20, "each process continues by itself"
         assert seen[-2].weight >= 0.95 * LIMIT, "and uses Redis again"
+        print(f"Redis stopped and back: {seen[-2].weight} of {LIMIT} in the last window")
 
     try:
         asyncio.run(main())
