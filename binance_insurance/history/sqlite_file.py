@@ -104,6 +104,7 @@ def _check(path: Path) -> None:
     if not path.is_file():
         raise OSError("it is no file")
     with closing(_connect_to_read(path)) as connection:
+        connection.execute("BEGIN")  # another process may make the tables at this moment
         ((application,),) = connection.execute("PRAGMA application_id")
         ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
         if application != _APPLICATION and (application or tables):
