@@ -27,7 +27,7 @@ from .scale import sample
 
 pytestmark = [pytest.mark.campaign, pytest.mark.fleet]
 LIMIT, INTERVAL, CALLERS = sample(200, 2400), sample(1, 2), 16
-WINDOWS = sample(2, 10)  # full windows that are watched, and kills
+WINDOWS = sample(2, 10, 6)  # full windows that are watched, and kills
 Process = asyncio.subprocess.Process
 
 

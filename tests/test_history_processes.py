@@ -21,7 +21,7 @@ from . import ROOT
 from .recording import POOLS, at
 from .scale import sample
 
-KILLS = sample(2, 20)
+KILLS = sample(2, 20, 8)
 ENOUGH = 10_000  # more than a process appends before it is killed
 PAUSE = 100  # seconds of the exchange's time in which nobody looks
 
@@ -78,7 +78,7 @@ def test_a_kill_leaves_whole_snapshots_and_a_gap_while_nobody_looked(history_url
 
 
 def test_three_processes_append_to_one_history(history_url: str) -> None:
-    count = sample(20, 200)
+    count = sample(20, 200, 60)
     processes = [
         subprocess.Popen(
             recorder(history_url, name, 0, count),

@@ -26,13 +26,13 @@ from .scale import sample
 # `WORLD=17` in the environment checks that one again.
 ONE = [int(os.environ["WORLD"])] if "WORLD" in os.environ else None
 WORLDS = [
-    *((seed, "sqlite") for seed in ONE or range(sample(40, 1000, 150))),
-    *((seed, "postgresql") for seed in ONE or range(sample(2, 1000, 20))),
+    *((seed, "sqlite") for seed in ONE or range(sample(40, 1000, 100))),
+    *((seed, "postgresql") for seed in ONE or range(sample(2, 1000, 8))),
 ]
 _EITHER_WAY = (("sqlite", "postgresql"), ("postgresql", "sqlite"))
 ORDERED = [
-    *((seed, "sqlite", "sqlite") for seed in ONE or range(sample(8, 1000, 50))),
-    *((seed, *_EITHER_WAY[seed % 2]) for seed in ONE or range(sample(2, 1000, 12))),
+    *((seed, "sqlite", "sqlite") for seed in ONE or range(sample(8, 1000, 30))),
+    *((seed, *_EITHER_WAY[seed % 2]) for seed in ONE or range(sample(2, 1000, 8))),
 ]
 
 

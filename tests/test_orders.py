@@ -24,7 +24,7 @@ from .scale import sample
 pytestmark = [pytest.mark.campaign, pytest.mark.fleet]
 LIMIT, INTERVAL, RESERVE = 600, sample(1, 2), 300
 READERS, EVERY = 16, 0.02  # seconds between two cancels
-WINDOWS = sample(1, 4)
+WINDOWS = sample(1, 4, 2)
 PATIENCE = 0.2  # what a cancel may take
 
 

@@ -113,7 +113,7 @@ def test_processes_that_begin_together_make_one_file(tmp_path: Path) -> None:
         command = [sys.executable, "-c", BEGINNER]
         processes = [stack.enter_context(running(command)) for _ in range(3)]
         answers: list[str] = []
-        for number in range(sample(20, 150)):
+        for number in range(sample(20, 150, 60)):
             path = tmp_path / "deep" / f"{number}.sqlite"
             for process in processes:
                 ask(process, path)
@@ -126,7 +126,7 @@ def test_processes_that_begin_together_make_one_file(tmp_path: Path) -> None:
 @pytest.mark.fleet
 @pytest.mark.parametrize(
     "disturbances",
-    [[each] * 10 for each in DISTURBANCES] if CAMPAIGN else [DISTURBANCES],
+    [[each] * sample(1, 10, 6) for each in DISTURBANCES] if CAMPAIGN else [DISTURBANCES],
     ids=lambda disturbances: disturbances[-1].__name__,
 )
 def test_busy_and_idle_processes_go_on_when_their_file_goes(
@@ -170,7 +170,7 @@ def assert_full(busy: Fleet) -> None:
 def test_many_busy_processes_share_a_file(tmp_path: Path) -> None:
     async def main() -> None:
         async with fleet(f"sqlite:///{tmp_path / 'budget'}", sample(6, 16)) as busy:
-            await busy.wait_windows(sample(3, 10))
+            await busy.wait_windows(sample(3, 10, 5))
             assert await busy.close() == []
         assert_full(busy)
 
@@ -186,7 +186,7 @@ def test_two_of_four_busy_processes_are_killed(tmp_path: Path) -> None:
             await busy.wait_windows(1.1)
             for _ in range(2):
                 busy.processes.pop().kill()
-            await busy.wait_windows(sample(3, 10))
+            await busy.wait_windows(sample(3, 10, 5))
             assert await busy.close() == []
         assert_full(busy)
 
@@ -202,7 +202,7 @@ def test_redis_loses_its_data_again_and_again(tmp_path: Path) -> None:
     async def main() -> None:
         async with fleet(server.url) as busy:
             await busy.wait_windows(1)
-            for _ in range(sample(2, 5)):
+            for _ in range(sample(2, 5, 3)):
                 await asyncio.sleep(0.8 * INTERVAL)
                 with closing(redis.Redis.from_url(server.url)) as client:  # pyright: ignore[reportUnknownMemberType]
                     client.flushall()  # pyright: ignore[reportUnknownMemberType]
@@ -519,6 +519,6 @@ def test_loops_that_end_in_the_middle_of_a_change_leave_nothing(
     kind: str, tmp_path: Path, redis_servers: StartServer
 ) -> None:
     url = f"sqlite:///{tmp_path}/budget" if kind == "sqlite" else redis_servers(kind).url
-    number = str(sample(80, 800))
+    number = str(sample(80, 800, 300))
     said = script(MANY_LOOPS, url, uuid4().hex, number, options=("-X", "dev"), timeout=300)
     assert said == ""

@@ -118,10 +118,14 @@ async def connect(place: Place) -> Connection:
         )
     except ValueError as error:  # of a file of certificates, or of the environment
         raise UnusableError(str(error)) from error
-    # As text, exact whatever its size, and made a number where no event loop waits for it.
-    await connection.set_type_codec(
-        "numeric", schema="pg_catalog", encoder=str, decoder=str, format="text"
-    )
+    try:
+        # As text, exact whatever its size, and made a number where no event loop waits for it.
+        await connection.set_type_codec(
+            "numeric", schema="pg_catalog", encoder=str, decoder=str, format="text"
+        )
+    except BaseException:
+        connection.terminate()
+        raise
     return cast("Connection", connection)
 
 
