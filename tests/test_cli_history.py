@@ -468,7 +468,7 @@ def test_what_is_lost_at_the_end_is_an_error(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'h.db'}"
     make(url)
     with locked(tmp_path / "h.db"):
-        result = run_for(0.5, "record", url, "--sandbox", "--every", "0.1")
+        result = run_for(2.0, "record", url, "--sandbox", "--every", "0.1")
     assert result.exit_code == NO_STORE
     assert "locked" in result.stderr.splitlines()[-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import gc
 import random
 import subprocess
@@ -79,12 +80,16 @@ def test_a_kill_leaves_whole_snapshots_and_a_gap_while_nobody_looked(history_url
 
 def test_three_processes_append_to_one_history(history_url: str) -> None:
     count = sample(20, 200, 60)
+    # Without asyncio's debug mode, which says on standard error what takes long.
+    modes = {"PYTHONASYNCIODEBUG", "PYTHONDEVMODE"}
+    quiet = {name: value for name, value in os.environ.items() if name not in modes}
     processes = [
         subprocess.Popen(
             recorder(history_url, name, 0, count),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            env=quiet,
         )
         for name in "ABC"
     ]
