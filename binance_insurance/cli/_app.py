@@ -23,12 +23,15 @@ from ._options import (
     DEFAULT_URL,
     BaseUrl,
     Budget,
+    Every,
     Format,
     Scenario,
     Timeout,
     UseSandbox,
+    WatchedScenario,
     base_url_of,
     local_scenario,
+    watched,
 )
 from ._recording import record
 from ._running import fail, run_command, with_client
@@ -168,24 +171,17 @@ def watch(
         list[str] | None, typer.Argument(help="Symbols whose pools to watch; default: every pool.")
     ] = None,
     *,
-    every: Annotated[
-        float | None,
-        typer.Option(help="Seconds between two looks.", metavar="S", show_default="60; sandbox: 1"),
-    ] = None,
+    every: Every = None,
     format: Annotated[
         WatchFormat, typer.Option("--format", "-f", help="Output format.")
     ] = WatchFormat.TEXT,
     base_url: BaseUrl = DEFAULT_URL,
     budget: Budget = None,
     sandbox: UseSandbox = False,
-    scenario: Annotated[
-        Scenario | None,
-        typer.Option(help="Pools of the local exchange.", show_default="regrouping"),
-    ] = None,
+    scenario: WatchedScenario = None,
 ) -> None:
     """Print what moves, one line for each change, until Ctrl-C."""
-    local = local_scenario(scenario, Scenario.REGROUPING, sandbox=sandbox)
-    seconds = (1.0 if sandbox else 60.0) if every is None else every
+    seconds, local = watched(every, scenario, sandbox=sandbox)
 
     async def show(client: InsuranceClient) -> None:
         await follow(client, seconds, symbols or None, as_json=format is WatchFormat.JSONL)

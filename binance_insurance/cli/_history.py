@@ -99,7 +99,7 @@ def drawdowns(
         typer.Option(
             metavar="DURATION",
             help="How long a peak counts: a number and s, m, h or d, such as 24h.",
-            show_default="for ever",
+            show_default="all the time",
         ),
     ] = None,
     limit: Annotated[str, typer.Option(metavar="N|all", help="How many to print.")] = "10",

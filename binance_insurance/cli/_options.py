@@ -50,6 +50,14 @@ Budget = Annotated[
 UseSandbox = Annotated[
     bool, typer.Option("--sandbox", help="Use a local exchange that runs only for this command.")
 ]
+Every = Annotated[
+    float | None,
+    typer.Option(help="Seconds between two looks.", metavar="S", show_default="60; sandbox: 1"),
+]
+WatchedScenario = Annotated[
+    Scenario | None,
+    typer.Option(help="Pools of the local exchange.", show_default="regrouping"),
+]
 HistoryUrl = Annotated[
     str,
     typer.Argument(
@@ -81,3 +89,11 @@ def local_scenario(
     if scenario is not None and not sandbox:
         raise typer.BadParameter("works only with --sandbox", param_hint="--scenario")
     return (scenario or default) if sandbox else None
+
+
+def watched(
+    every: float | None, scenario: Scenario | None, *, sandbox: bool
+) -> tuple[float, Scenario | None]:
+    """Return the seconds of a tick, and what the local exchange serves, if there is one."""
+    local = local_scenario(scenario, Scenario.REGROUPING, sandbox=sandbox)
+    return (1.0 if sandbox else 60.0) if every is None else every, local

@@ -18,11 +18,12 @@ from ._options import (
     DEFAULT_URL,
     BaseUrl,
     Budget,
+    Every,
     HistoryUrl,
-    Scenario,
     UseSandbox,
+    WatchedScenario,
     base_url_of,
-    local_scenario,
+    watched,
 )
 from ._running import run_command, with_client
 from ._streams import say
@@ -42,10 +43,7 @@ def record(
     context: typer.Context,
     url: HistoryUrl,
     *,
-    every: Annotated[
-        float | None,
-        typer.Option(help="Seconds between two looks.", metavar="S", show_default="60; sandbox: 1"),
-    ] = None,
+    every: Every = None,
     once: Annotated[
         bool,
         typer.Option(
@@ -56,14 +54,10 @@ def record(
     base_url: BaseUrl = DEFAULT_URL,
     budget: Budget = None,
     sandbox: UseSandbox = False,
-    scenario: Annotated[
-        Scenario | None,
-        typer.Option(help="Pools of the local exchange.", show_default="regrouping"),
-    ] = None,
+    scenario: WatchedScenario = None,
 ) -> None:
     """Record every pool into a history until Ctrl-C, or once."""
-    local = local_scenario(scenario, Scenario.REGROUPING, sandbox=sandbox)
-    seconds = (1.0 if sandbox else 60.0) if every is None else every
+    seconds, local = watched(every, scenario, sandbox=sandbox)
 
     async def work(client: InsuranceClient) -> None:
         await (_once if once else _record)(client, url, seconds)

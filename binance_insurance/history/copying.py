@@ -49,7 +49,7 @@ def read_observations() -> Steps[list[Facts]]:
     rows = yield from ask("SELECT id, content FROM layout")
     layouts = {number: layout_from(content) for number, content in rows}
     pages: list[Facts] = []
-    key: Row = (-(2**62), 0)
+    key: Row = (-FOREVER, 0)
     while True:
         page = yield from ask(
             "SELECT time, layout FROM observation WHERE (time, layout) > (?, ?) "

@@ -56,7 +56,7 @@ VERSION = len(_SCHEMAS)
 
 _WRITE = (
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
-    # A stopped process does not lock the others out for ever.
+    # A process that is stopped locks the others out for so long only.
     "SET LOCAL idle_in_transaction_session_timeout = '10min'; "
     f"SELECT pg_advisory_xact_lock({_LOCK})"
 )
