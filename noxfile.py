@@ -38,13 +38,16 @@ DEFAULT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, likely mistakes, and the workflow; `.pre-commit-config.yaml` runs the same."""
+    """Style, likely mistakes, the workflow, the bounds of the house; pre-commit runs the same."""
     session.install("check-jsonschema>=0.39", "ruff>=0.9", "zizmor>=1.32")
+    extras = ".[cli,metrics,parquet,plot,postgres,redis]"
+    session.install("-e", extras, "httpx", "requests")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("zizmor", "--offline", "--pedantic", "--strict-collection", ".github")
     schema = "--builtin-schema=vendor.github-workflows"
     session.run("check-jsonschema", schema, ".github/workflows/ci.yml")
+    session.run("python", "-m", "tests.house")
 
 
 @nox.session
@@ -62,11 +65,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def imports(session: nox.Session) -> None:
-    """Imports point downward only, and the bounds of the house."""
-    extras = ".[cli,metrics,parquet,plot,postgres,redis]"
-    session.install("-e", extras, "import-linter>=2.1", "httpx", "requests")
+    """Imports point downward only."""
+    session.install("-e", ".", "import-linter>=2.1")
     session.run("lint-imports")
-    session.run("python", "-m", "tests.house")
 
 
 @nox.session(python=PYTHONS)
