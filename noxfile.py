@@ -84,9 +84,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def campaign(session: nox.Session) -> None:
-    """What takes too long for the suite: thousands of worlds, fleets for 10 windows of 2,400.
+    """What takes too long for the suite: thousands of worlds, fleets for 6 windows of 2,400.
 
-    It takes about 13 minutes; all worlds of the history, with `CAMPAIGN=full`, take longer.
+    It takes about 10 minutes. `CAMPAIGN=full` plays all worlds of the history and 10 windows.
     """
     session.install(".[test]")
     env = {"CAMPAIGN": os.environ.get("CAMPAIGN", "1")}

@@ -451,6 +451,18 @@ def test_a_used_up_window_is_waited_for_until_it_is_surely_over_and_a_sixtieth_m
     assert bucket.left == 89
 
 
+def test_a_date_in_the_new_window_lets_it_open_earlier() -> None:
+    opens: list[float] = []
+    for dated in (5_060.05, 5_059.9):
+        bucket = opened(minute_bucket(), used=89, now=5_001.9)
+        bucket.settle(take(bucket, 5_059.9), 5_060.1, reported(90, dated))
+        assert bucket.grant(1, 5_060.9) is None
+        opens.append(bucket.wakes_at(1, 5_060.9))
+        take(bucket, opens[-1])
+    shown, not_shown = opens
+    assert shown < not_shown - 0.5
+
+
 def test_while_the_old_window_has_weight_left_no_caller_waits_for_the_new_one() -> None:
     bucket = opened(minute_bucket(), now=5_058.0)
     for now in (5_059.5, 5_060.0, 5_060.5, 5_061.0, 5_061.5):
