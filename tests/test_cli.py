@@ -222,6 +222,14 @@ def test_a_short_option_helps_and_so_does_no_command() -> None:
     assert (result.exit_code, result.output.split()) == (USAGE, run("-h").output.split())
 
 
+@pytest.mark.parametrize(
+    ("command", "extra"), [("exporter", "metrics"), ("history export", "parquet")]
+)
+def test_the_help_of_a_command_names_its_extra(command: str, extra: str) -> None:
+    words = run(*command.split(), "--help").output.replace("│", " ").split()
+    assert f"eeds the extra {extra}" in " ".join(words)
+
+
 def test_the_shell_completes() -> None:
     env = {"_BINANCE_INSURANCE_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
     env |= {"COMP_WORDS": "binance-insurance po", "_TYPER_COMPLETE_ARGS": "binance-insurance po"}
@@ -269,7 +277,9 @@ def test_a_port_in_use_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = run("sandbox", "--port", str(taken.getsockname()[1]))
     assert result.exit_code == NETWORK
-    assert "cannot listen on 127.0.0.1" in result.stderr
+    assert re.search(r"cannot listen on 127\.0\.0\.1:\d+: Address already in use\n", result.stderr)
+    result = run("sandbox", "--host", "::1%nowhere", "--port", "0")
+    assert (result.exit_code, result.stderr.count("\n")) == (NETWORK, 1)
 
 
 def test_commands_share_a_budget_and_know_of_a_ban(exchange: Sandbox, tmp_path: Path) -> None:

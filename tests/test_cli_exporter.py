@@ -99,6 +99,9 @@ def test_a_port_in_use_and_a_bad_number_are_one_line() -> None:
         used = CliRunner().invoke(app, ["exporter", "--sandbox", "--port", port])
     assert (used.exit_code, used.stdout) == (4, "")
     assert used.stderr.startswith(f"binance-insurance: cannot listen on 127.0.0.1:{port}: ")
+    nowhere = CliRunner().invoke(app, ["exporter", "--sandbox", "--host", "2001:db8::1"])
+    assert nowhere.exit_code == 4
+    assert nowhere.stderr.startswith("binance-insurance: cannot listen on [2001:db8::1]:9101: ")
     wrong = CliRunner().invoke(app, ["exporter", "--sandbox", "--every", "0"])
     assert (wrong.exit_code, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("binance-insurance: every must be a positive number")

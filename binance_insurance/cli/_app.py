@@ -15,7 +15,7 @@ from ..errors import BudgetTimeoutError, BulkFetchError, RateLimitError
 from ..models import RequestWeight
 from ..sandbox import Sandbox
 from . import _output
-from ._errors import NETWORK, NO_OUTPUT, USAGE, Group
+from ._errors import NO_OUTPUT, USAGE, Group
 from ._exporting import exporter
 from ._history import history
 from ._monitoring import monitoring
@@ -34,7 +34,7 @@ from ._options import (
     watched,
 )
 from ._recording import record
-from ._running import fail, run_command, with_client
+from ._running import fail_to_listen, run_command, with_client
 from ._streams import guard_streams, say
 from ._waiting import long_waits_shown
 from ._watching import follow
@@ -211,7 +211,7 @@ def sandbox(
         try:
             await exchange.__aenter__()
         except OSError as error:
-            fail(f"cannot listen on {host}:{port}: {error.strerror or error}", NETWORK)
+            fail_to_listen(host, port, error)
         try:
             print(f"{exchange.url} serves the scenario {scenario.value!r}; Ctrl-C ends it")
             print(f"export BINANCE_INSURANCE_BASE_URL={exchange.url}", flush=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._errors import NETWORK
 from ._options import (
     DEFAULT_URL,
     BaseUrl,
@@ -18,7 +17,7 @@ from ._options import (
     base_url_of,
     local_scenario,
 )
-from ._running import fail, run_command, with_client
+from ._running import fail_to_listen, run_command, with_client
 from ._streams import say
 from ._watching import next_update
 
@@ -46,7 +45,7 @@ def exporter(
         typer.Option(help="Pools of the local exchange.", show_default="market"),
     ] = None,
 ) -> None:
-    """Watch every pool, and serve the metrics for Prometheus until Ctrl-C. Needs `[metrics]`."""
+    """Watch every pool, and serve its metrics until Ctrl-C. Needs the extra metrics."""
     local = local_scenario(scenario, Scenario.MARKET, sandbox=sandbox)
 
     async def show(client: InsuranceClient) -> None:
@@ -79,7 +78,7 @@ async def _served(collector: InsuranceCollector, host: str, port: int) -> AsyncG
     try:
         server, _ = start_http_server(port, host, registry)
     except OSError as error:
-        fail(f"cannot listen on {host}:{port}: {error.strerror or error}", NETWORK)
+        fail_to_listen(host, port, error)
     try:
         shown = f"[{host}]" if ":" in host else host
         yield f"http://{shown}:{server.server_port}/metrics"

@@ -164,7 +164,8 @@ def export_values(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="Its ending is .csv, .jsonl or .parquet (needs `[parquet]`)."
+            metavar="FILE",
+            help="Its ending is .csv, .jsonl or .parquet (needs the extra parquet).",
         ),
     ],
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from contextlib import AsyncExitStack, contextmanager
@@ -16,7 +17,7 @@ from ..budget import create_budget
 from ..client import InsuranceClient
 from ..errors import InsuranceError
 from ..sandbox import Sandbox
-from ._errors import INTERRUPTED, USAGE, exit_code, lines
+from ._errors import INTERRUPTED, NETWORK, USAGE, exit_code, lines
 from ._streams import say
 from ._warnings import outages_said
 
@@ -113,6 +114,15 @@ def fail(message: str, code: int) -> Never:
     """Say why a command cannot go on, and exit."""
     say(message)
     raise typer.Exit(code)
+
+
+def fail_to_listen(host: str, port: int, error: OSError) -> Never:
+    """Say why a command cannot listen on a host and port, and exit."""
+    shown = f"[{host}]" if ":" in host else host
+    # asyncio repeats the address in the text of such an error; those of name servers are negative.
+    number = error.errno or 0
+    reason = os.strerror(number) if number > 0 else error.strerror or error
+    fail(f"cannot listen on {shown}:{port}: {reason}", NETWORK)
 
 
 def _own_budget() -> str:
