@@ -183,11 +183,18 @@ class InsuranceExchange:
         Args:
             faults: the answers. One that no request has met at the end of a test is an error.
             request: which requests, by method and path; those for pools by default.
+
+        Raises:
+            TypeError: one of them is no fault, such as a list of them.
         """
         self._call(lambda: self._sandbox.inject(*faults, request=request))
 
     def spend_elsewhere(self, weight: int) -> None:
-        """Spend weight as another program on the same IP."""
+        """Spend weight as another program on the same IP.
+
+        Raises:
+            ValueError: it is no whole number, or a negative one.
+        """
         self._call(lambda: self._sandbox.spend_elsewhere(weight))
 
     def set_pools(self, *pools: InsurancePool) -> None:
@@ -202,7 +209,8 @@ class InsuranceExchange:
         """Make a client of this exchange; use it as an async context manager.
 
         Its budget is a `LocalBudget` of the exchange's limit and interval without a reserve, and it
-        retries within milliseconds: an answer whose `Retry-After` is longer ends the call.
+        retries within milliseconds: a 503 whose `Retry-After` is longer ends the call. After a 429
+        it waits for the end of the freeze, as every client does.
 
         Args:
             options: keyword arguments of `InsuranceClient`; they win.
@@ -241,11 +249,12 @@ def run_exchange(**options: Unpack[ExchangeOptions]) -> Generator[InsuranceExcha
 
 @contextmanager
 def _exchange(options: ExchangeOptions) -> Generator[InsuranceExchange]:
-    if not options.keys() & {"clock", "clock_offset"}:
-        clock = time.time
-        offset = _to_next_window(options.get("interval", 60), clock())
-        options = {**options, "clock": clock, "clock_offset": offset}
+    any_time = not options.keys() & {"clock", "clock_offset"}
+    if any_time:
+        options = {**options, "clock": time.time}
     sandbox = Sandbox(**options)
+    if any_time:
+        sandbox.clock_offset = _to_next_window(sandbox.accounting.interval, sandbox.now)
     serving = _Serving(sandbox)
     serving.start()
     try:
@@ -277,13 +286,17 @@ def make_pool(
         balances: what it holds, by asset.
 
     Raises:
-        TypeError: a balance is a float, which is not exact, or anything else.
+        TypeError: a balance is a float, which is not exact, or anything else; `update_time` is no
+            int.
         ValueError: no symbol or no balance; an invalid symbol; a balance that is no number.
     """
     if not symbols:
         raise ValueError("a pool covers at least one symbol")
     if not balances:
         raise ValueError('a pool holds at least one asset, such as USDT="12.50"')
+    if not isinstance(update_time, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        kind = type(update_time).__name__
+        raise TypeError(f"update_time is an int, in milliseconds, not a {kind}")
     return InsurancePool(
         tuple(map(normalise_symbol, symbols)),
         tuple(

@@ -302,6 +302,29 @@ def test_a_window_does_not_end_soon_after_the_start(
     assert exchange.requests[0].at % 60 == (0.0 if begins_anew else 60 - left)
 
 
+def test_what_means_nothing_is_an_error_at_once_and_changes_nothing() -> None:
+    with run_exchange() as exchange:
+        for wrong in ([UNAVAILABLE], 503):
+            with pytest.raises(TypeError, match=r"a fault is a Fault, such as Fault\.of_status"):
+                exchange.inject(UNAVAILABLE, wrong)  # type: ignore[arg-type]
+        for weight in (-1, 1.5, "1"):
+            with pytest.raises(ValueError, match="weight is a whole number, at least 0, not"):
+                exchange.spend_elsewhere(weight)  # type: ignore[arg-type]
+        ask(f"{exchange.url}/fapi/v1/ping")
+        assert (exchange.unmet_faults, exchange.requests[0].used_weight) == ((), 1)
+    with pytest.raises(TypeError, match="a fault is a Fault"):
+        Sandbox(faults=[[UNAVAILABLE]])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("interval", [0, -1, 2.5, "60"])
+def test_an_interval_is_a_whole_number_of_seconds(interval: int) -> None:
+    with (
+        pytest.raises(ValueError, match="interval is a whole number"),
+        run_exchange(interval=interval),
+    ):
+        pass
+
+
 # --- Pools ---
 
 
@@ -350,6 +373,11 @@ def test_make_pool_makes_a_pool_of_symbols_and_exact_balances() -> None:
 def test_make_pool_takes_no_inexact_balance(balance: str) -> None:
     with pytest.raises(TypeError, match="the balance of USDT is a str, an int or a Decimal"):
         make_pool("BTCUSDT", USDT=balance)
+
+
+def test_make_pool_takes_whole_milliseconds() -> None:
+    with pytest.raises(TypeError, match="update_time is an int, in milliseconds, not a float"):
+        make_pool("BTCUSDT", update_time=time.time() * 1000, USDT="1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,9 @@ class Interval(Struct, frozen=True):
     @classmethod
     def of(cls, seconds: int) -> Self:
         """Say a whole number of seconds in the largest unit that fits."""
+        whole = isinstance(seconds, int)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not whole or seconds < 1:
+            raise ValueError(f"interval is a whole number of seconds, at least 1, not {seconds!r}")
         size = max(unit for unit in _UNITS if seconds % unit == 0)
         return cls(seconds // size, _UNITS[size])
 
@@ -116,6 +119,9 @@ class Accounting:
 
     def spend_elsewhere(self, weight: int, now: float) -> None:
         """Count weight that another client on the same IP has spent."""
+        whole = isinstance(weight, int)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not whole or weight < 0:
+            raise ValueError(f"weight is a whole number, at least 0, not {weight!r}")
         self.used_weight(now)
         self._counted += weight
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003 - msgspec reads annotations at run time
+from collections.abc import Iterable, Mapping  # noqa: TC003 - msgspec reads annotations at run time
 from enum import Enum, auto
 from typing import Self
 
 from msgspec import Struct, field
+
+
+def checked(faults: Iterable[Fault]) -> list[Fault]:
+    """Return the faults; what is none is a `TypeError` here, not in the middle of an answer."""
+    found = list(faults)
+    for each in found:
+        if not isinstance(each, Fault):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"a fault is a Fault, such as Fault.of_status(503), not {each!r:.100}")
+    return found
 
 
 class FaultKind(Enum):

@@ -17,7 +17,7 @@ from aiohttp import web
 from ._accounting import Accounting, Interval, SeenRequest
 from ._bodies import Asked
 from ._endpoints import ENDPOINTS, OTHER, Endpoint, Reported, Symbol
-from ._faults import Fault, FaultKind
+from ._faults import Fault, FaultKind, checked
 from ._scenarios import Fixed, scenario_of
 from ._served import Served
 
@@ -70,8 +70,8 @@ class Sandbox:
     changes the pools.
 
     Raises:
-        ValueError: no scenario has that name.
-        TypeError: the sequence holds something else than pools.
+        ValueError: no scenario has that name, or the interval is no whole number of seconds.
+        TypeError: the sequence holds something else than pools, or `faults` than faults.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Sandbox:
         self.node_lag = node_lag
         self.weights: dict[str, int] = dict(weights or {})
         self.inaccurate_used_weight = inaccurate_used_weight
-        self.faults: deque[Fault] = deque(faults)
+        self.faults: deque[Fault] = deque(checked(faults))
         self._other_faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._served = Served(scenario_of(scenario))
         self._host = host
@@ -162,14 +162,21 @@ class Sandbox:
             faults: the answers.
             request: which requests, by method and path, such as `POST /fapi/v1/order`; those for
                 pools by default.
+
+        Raises:
+            TypeError: one of them is no fault.
         """
-        self._faults_of(request).extend(faults)
+        self._faults_of(request).extend(checked(faults))
 
     def _faults_of(self, request: str) -> deque[Fault]:
         return self.faults if request == _POOLS else self._other_faults[request]
 
     def spend_elsewhere(self, weight: int) -> None:
-        """Spend weight as another client on the same IP."""
+        """Spend weight as another client on the same IP.
+
+        Raises:
+            ValueError: it is no whole number, or a negative one.
+        """
         self.accounting.spend_elsewhere(weight, self.now)
 
     async def __aenter__(self) -> Self:
