@@ -139,6 +139,15 @@ def test_the_pages_link_to_files_that_exist() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_the_first_page_of_the_project_names_every_other() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    pages = {f"docs/{page.name}" for page in PAGES} - {"docs/README.md"}
+    pages -= {"docs/index.md", "docs/changelog.md"}  # the same again
+    assert {
+        page for page in pages if f"]({page})" not in text.partition("## Documentation")[2]
+    } == set()
+
+
 @pytest.mark.parametrize(
     "page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name
 )

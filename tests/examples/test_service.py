@@ -76,7 +76,8 @@ async def test_the_service_answers_200_404_and_503_during_a_ban(
             good = await web.get("/pools/btcusdt")
             assert good.status_code == 200
             assert "BTCUSDT" in msgspec.convert(good.json(), InsurancePool)
-            assert (await web.get("/pools/NOSUCHUSDT")).status_code == 404
+            for wrong in ("NOSUCHUSDT", "BTC%20USDT", "%20", "A" * 65):
+                assert (await web.get(f"/pools/{wrong}")).status_code == 404
             exchange.inject(Fault.of_status(418, headers={"Retry-After": "300"}))
             for _ in range(2):  # the second is not sent
                 banned = await web.get("/pools/OMUSDT")
