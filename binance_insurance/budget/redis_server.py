@@ -159,7 +159,8 @@ class Server:
         reason = " ".join(str(error).split()) or "no answer"
         for secret in self._client.secrets:
             reason = reason.replace(secret, "***")
-        return f"the budget's Redis is out of reach ({self}): {one_line(reason)}"
+        reason = one_line(reason.rstrip("."))  # more may follow in the same line
+        return f"the budget's Redis is out of reach ({self}): {reason}"
 
     async def _change(self, change: Change) -> None:
         began, newest = self._monotonic(), self._read_at == -inf
