@@ -48,6 +48,7 @@ _LABEL_WIDTH = 36  # columns; a longer label would leave no room for its bar
 _UNASSIGNED = "\u0378"  # a font that draws this one draws the same box for everything
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
+_HALF_HOUR = 1 / 48  # in days, as matplotlib counts
 # Digits only: names of months depend on the locale, and so may need another font. From years down
 # to seconds: the labels, those at the start of the next longer unit, what is beside the axis.
 _LABELS = ["%Y", "%Y-%m", "%m-%d", "%H:%M", "%H:%M", "%S.%f"]
@@ -127,6 +128,7 @@ def plot_series(series: Series, *, ax: Axes | None = None) -> Axes:
         time = _day(regrouping.observed_at)
         ax.axvline(time, color=color, linestyle="--", linewidth=1, label="regrouping")
     _name_axes(ax)
+    _widen(ax)
     if not series.points:
         ax.set_title("no balance was reported")
     if own and not series.points:
@@ -258,6 +260,13 @@ def _name_axes(ax: Axes) -> None:
     ax.set_xlabel("UTC")
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.15g}"))
     ax.set_ylabel(ax.get_ylabel() or "balance")
+
+
+def _widen(ax: Axes) -> None:
+    """Show an hour around a single moment, where matplotlib would show four years."""
+    begin, end = map(float, ax.dataLim.intervalx)
+    if begin == end and ax.get_autoscalex_on():
+        ax.set_xlim(begin - _HALF_HOUR, end + _HALF_HOUR, auto=True)  # for another series: wider
 
 
 def _add_legend(ax: Axes) -> None:

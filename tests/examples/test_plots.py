@@ -272,6 +272,20 @@ def test_a_series_without_points_says_so() -> None:
         rendered(ax)
 
 
+def test_a_single_moment_has_an_hour_around_it_until_more_is_drawn() -> None:
+    ax = plot_series(Series((point(12, "10"),), (), ()))
+    rendered(ax)
+    assert [round(24 * (edge - day(0)), 6) for edge in ax.get_xlim()] == [11.5, 12.5]
+    plot_series(Series((point(1, "10"), point(20, "12")), (), ()), ax=ax)
+    rendered(ax)
+    begin, end = ax.get_xlim()
+    assert begin < day(1) < day(20) < end
+    fixed = Figure().add_subplot()
+    fixed.set_xlim(day(0), day(24))
+    plot_series(Series((point(12, "10"),), (), ()), ax=fixed)
+    assert fixed.get_xlim() == (day(0), day(24))
+
+
 def test_neighbours_on_the_axis_of_balances_differ() -> None:
     points = point(1, "304123456.781"), point(2, "304123456.782")
     ax = plot_series(Series(points, (), ()))
