@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from .budget import Budget
 from .budget.calling import Caller
+from .models import InsuranceSnapshot
 
 try:
     from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from .budget import BudgetState
     from .client import ClientStats, InsuranceClient
-    from .models import InsuranceSnapshot
 
 __all__ = ["InsuranceCollector"]
 
@@ -55,7 +55,13 @@ class InsuranceCollector:
         """Show the balances of this snapshot from now on, in place of the last one's.
 
         With `watch`, call it for each update. One with part of the pools shows these alone.
+
+        Raises:
+            TypeError: it is no snapshot, such as an update of a watch, which has one.
         """
+        if not isinstance(snapshot, InsuranceSnapshot):  # pyright: ignore[reportUnnecessaryIsInstance]
+            kind = type(snapshot).__name__
+            raise TypeError(f"a snapshot is observed, such as update.snapshot, not {kind}")
         self._snapshot = snapshot
 
     def describe(self) -> list[Metric]:

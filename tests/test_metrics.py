@@ -104,6 +104,15 @@ async def test_the_newest_snapshot_takes_the_place_of_the_last(client: Insurance
     assert sorted(twice["pool_balance"].values()) == [0.1, 0.2]
 
 
+async def test_what_is_no_snapshot_is_an_error_at_once(client: InsuranceClient) -> None:
+    collector = InsuranceCollector(client)
+    async with client.watch(60) as updates:
+        update = await anext(updates)
+    with pytest.raises(TypeError, match=r"such as update\.snapshot, not Update"):
+        collector.observe(update)  # type: ignore[arg-type]
+    assert "pool_balance" not in scraped(collector)
+
+
 @pytest.mark.parametrize(("status", "refused"), [(429, "ip_frozen"), (418, "ip_banned")])
 async def test_a_freeze_and_a_ban_are_1_until_they_end(
     exchange: Sandbox, client: InsuranceClient, status: int, refused: str
