@@ -48,7 +48,7 @@ def budget(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Budget]:
 
 def test_threads_without_a_loop_share_one_thread_of_the_budget(budget: Budget) -> None:
     def ask(number: int) -> None:
-        with budget.blocking() as sync, sync.spend(1, timeout=10) as spending:
+        with budget.blocking() as sync, sync.spend(1, timeout=30) as spending:
             spending.settle(Report(200, number + 1, NOW))
             assert len(threads()) == 1
 
@@ -117,12 +117,19 @@ def test_an_interrupted_wait_leaves_no_trace(budget: Budget) -> None:
     with budget.blocking() as sync:
         with sync.spend(1) as spending:
             spending.settle(Report(200, 100, NOW))
+
+        def alarm() -> None:
+            asyncio.run(queued(budget))
+            os.kill(os.getpid(), signal.SIGALRM)
+
         before = signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        alarming = threading.Thread(target=alarm, daemon=True)
+        alarming.start()
         try:
             with pytest.raises(KeyboardInterrupt), sync.spend(1):
                 pass
         finally:
+            alarming.join(30)
             signal.signal(signal.SIGALRM, before)
         with sync.spend(0) as spending:
             spending.unsent()
@@ -160,7 +167,7 @@ class Held(threading.Thread):
         try:
             with self._sync.spend(self._weight) as spending:
                 self.holds.set()
-                self.go.wait(5)
+                self.go.wait(30)
                 if self._sent:
                     assert spending.confirm()
                     spending.settle(Report(200, 1 + self._weight, NOW))
@@ -171,7 +178,7 @@ class Held(threading.Thread):
 
     def report(self) -> None:
         self.go.set()
-        self.join(5)
+        self.join(30)
         assert not self.is_alive()
         assert self.error is None
 
@@ -215,7 +222,7 @@ def test_what_a_thread_holds_when_the_loop_ends_can_be_reported(budget: Budget) 
         warnings.simplefilter("error")  # such as of a coroutine that was never awaited
         held, waits = asyncio.run(main())
         with pytest.raises(StoreError, match=ENDED):
-            waits.result(5)
+            waits.result(30)
         assert budget.state().in_flight == 40
         held.report()
         gc.collect()
@@ -237,7 +244,7 @@ def test_what_a_thread_gives_back_in_the_next_loop_serves_its_callers(budget: Bu
         waits = asyncio.create_task(use(budget, weight=90))
         await queued(budget)
         await asyncio.to_thread(held.report)
-        await asyncio.wait_for(waits, 5)  # it is served with what came back
+        await asyncio.wait_for(waits, 30)  # it is served with what came back
 
     held = asyncio.run(hold())
     asyncio.run(go_on(held))
@@ -266,12 +273,12 @@ def test_another_thread_closes_it_meanwhile(budget: Budget) -> None:
     with sync.spend(1) as spending:
         spending.settle(Report(200, 1, NOW))
     held = Held(sync, 40)
-    held.holds.wait(5)
+    held.holds.wait(30)
     waits = waiting(sync, 90)
     asyncio.run(queued(budget))
     sync.close()
     with pytest.raises(StoreError, match=ENDED):
-        waits.result(5)
+        waits.result(30)
     held.report()
     assert (budget.state().used_weight, budget.state().in_flight) == (41, 0)
 
@@ -288,7 +295,7 @@ def test_a_loop_that_is_stopped_and_cancels_nothing_leaves_no_thread_waiting() -
 
     waits = loop.run_until_complete(wait())
     with pytest.raises(StoreError, match=ENDED):
-        waits.result(5)
+        waits.result(30)
     loop.run_until_complete(asyncio.sleep(0))
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
@@ -359,7 +366,7 @@ def test_the_thread_ends_with_its_budget() -> None:
     del budget, spending
     gc.collect()
     assert gone() is None
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
 
 
@@ -376,7 +383,7 @@ for each in (sync, other):
 
 def spend(each):
     try:
-        with each.spend(1, timeout=5) as spending:
+        with each.spend(1, timeout=30) as spending:
             spending.report(200, {})
             return "served"
     except StoreError as error:
@@ -399,6 +406,6 @@ def test_a_forked_child_gets_a_thread_of_its_own(budget: Budget, tmp_path: Path)
     shared = not isinstance(budget, LocalBudget)
     url = f"sqlite:///{tmp_path}/forked.sqlite" if shared else "memory://"
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     served = "forked forked served" if shared else "served served served"
     assert (done.stdout, done.stderr) == (f"{served}\n[]\nserved\n", "")

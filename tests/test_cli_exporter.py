@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from itertools import count
 from urllib.request import urlopen
 
 import pytest
@@ -41,12 +43,12 @@ def exporter(*options: str) -> Generator[tuple[subprocess.Popen[str], str]]:
 
 
 def scrape(url: str) -> str:
-    with urlopen(url, timeout=5) as answer:  # noqa: S310 - our own
+    with urlopen(url, timeout=30) as answer:  # noqa: S310 - our own
         return str(answer.read(), "utf-8")
 
 
 def scrape_until(url: str, line: str) -> str:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while time.monotonic() < end:
         text = scrape(url)
         if re.search(line, text, re.MULTILINE):
@@ -55,12 +57,25 @@ def scrape_until(url: str, line: str) -> str:
     raise AssertionError(f"no {line!r}")
 
 
+def held_after(requests: int, go_on: threading.Event) -> Callable[[], float]:
+    """The latency of an exchange that answers some requests, and the others when it may."""
+    number = count()
+
+    def latency() -> float:
+        if next(number) >= requests:
+            go_on.wait(30)
+        return 0.0
+
+    return latency
+
+
 def test_it_serves_the_pools_goes_on_through_a_ban_and_ends_with_ctrl_c() -> None:
     with exchange_in_a_thread(Market()) as exchange:
-        exchange.latency = 0.4
+        scraped = threading.Event()
+        exchange.latency = held_after(0, scraped)
         with exporter("--every", "0.2", "--base-url", exchange.url) as (process, url):
             before = scrape(url)
-            exchange.latency = 0.0
+            scraped.set()
             assert "binance_insurance_weight_limit 2400" in before
             assert "pool_balance" not in before
             assert "observed_timestamp" not in before
@@ -74,7 +89,7 @@ def test_it_serves_the_pools_goes_on_through_a_ban_and_ends_with_ctrl_c() -> Non
             assert "\nbinance_insurance_pool_balance{" in scrape(url)
             assert len(exchange.requests) == sent, "nothing is sent during a ban"
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=10)
+            _, said = process.communicate(timeout=30)
     assert process.returncode == 0
     (line,) = said.splitlines()
     assert re.match(r"binance-insurance: observations have stopped: .* bans this IP until", line)
@@ -82,15 +97,18 @@ def test_it_serves_the_pools_goes_on_through_a_ban_and_ends_with_ctrl_c() -> Non
 
 def test_it_says_that_observations_stop_and_go_on_and_ends_with_sigterm() -> None:
     with exchange_in_a_thread(Market()) as exchange:
+        scraped = threading.Event()
         exchange.inject(Fault.of_status(403, b"<html>"))
-        with exporter("--every", "0.7", "--base-url", exchange.url) as (process, url):
+        exchange.latency = held_after(1, scraped)
+        with exporter("--every", "0.2", "--base-url", exchange.url) as (process, url):
             assert process.stderr is not None
             assert "observations have stopped: the exchange's fire" in process.stderr.readline()
             assert "pool_balance" not in scrape(url)
+            scraped.set()
             assert process.stderr.readline() == "binance-insurance: observations go on\n"
             scrape_until(url, "^binance_insurance_pool_balance")
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(30) == 0
 
 
 def test_a_port_in_use_and_a_bad_number_are_one_line() -> None:

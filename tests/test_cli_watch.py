@@ -108,7 +108,7 @@ def test_ctrl_c_ends_it_without_a_word(options: list[str]) -> None:
         assert process.stdout is not None
         assert process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=30)
     assert process.returncode == 0
     # Nothing before the first observation, where it begins in the scenario's outage.
     line = r"(binance-insurance: watching \d pools, every 0\.2 s; Ctrl-C ends it\n)?"
