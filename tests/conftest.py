@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from decimal import Decimal
@@ -59,6 +62,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     out = [item for item in items if any(item.get_closest_marker(name) for name in left)]
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in set(out)]
+
+
+def _takes_no_time(record: logging.LogRecord) -> bool:
+    """Leave out what asyncio's debug mode says of a slow machine."""
+    return not str(record.msg).startswith("Executing ")
+
+
+logging.getLogger("asyncio").addFilter(_takes_no_time)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_processes() -> Iterator[None]:
+    """Keep processes that tests start from saying that on standard error; their warnings stay."""
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.flags.dev_mode:
+            for mode in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE"):
+                patch.delenv(mode, raising=False)
+            patch.setenv("PYTHONWARNINGS", os.environ.get("PYTHONWARNINGS", "default"))
+        yield
 
 
 def loop_time() -> float:

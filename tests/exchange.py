@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
@@ -18,8 +19,16 @@ def exchange_in_a_thread(
     limit: int = 2400,
     interval: int = 60,
 ) -> Generator[Sandbox]:
-    """Run a local exchange in its own thread and event loop, which a profile does not see."""
-    sandbox = Sandbox(scenario or "documented", limit=limit, interval=interval)
+    """Run a local exchange in its own thread and event loop, which a profile does not see.
+
+    A window begins with it, so that none ends in the middle of a short test.
+    """
+    sandbox = Sandbox(
+        scenario or "documented",
+        limit=limit,
+        interval=interval,
+        clock_offset=-time.time() % interval,
+    )
     loop = asyncio.new_event_loop()
     started, done = threading.Event(), asyncio.Event()
 
@@ -32,11 +41,11 @@ def exchange_in_a_thread(
     # A daemon: if it hangs, it must not keep the process from ending.
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
     thread.start()
-    if not started.wait(10):
+    if not started.wait(30):
         raise TimeoutError("the local exchange does not start")
     try:
         yield sandbox
     finally:
         loop.call_soon_threadsafe(done.set)
-        thread.join(10)
+        thread.join(30)
         loop.close()

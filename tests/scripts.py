@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 
-def script(code: str, *arguments: str, options: Sequence[str] = (), timeout: float = 30) -> str:
+def script(code: str, *arguments: str, options: Sequence[str] = (), timeout: float = 50) -> str:
     """Run Python code in a process of its own, and return what it prints, errors included."""
     return subprocess.run(
         [sys.executable, "-P", *options, "-c", code, *arguments],

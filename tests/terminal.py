@@ -39,9 +39,9 @@ class Terminal:
         os.close(inside)
         self._read = b""
 
-    def read_until(self, text: str) -> str:
-        """Read until a text is there, or to the end; return all that was written, raw."""
-        while text.encode() not in self._read:
+    def read_until(self, pattern: str) -> str:
+        """Read until a pattern is there, or to the end; return all that was written, raw."""
+        while not re.search(pattern.encode(), self._read):
             try:
                 more = os.read(self._terminal, 1 << 16)
             except OSError:  # the other side is closed
@@ -55,7 +55,7 @@ class Terminal:
         """Read to the end; return the exit code, and what was written without its styles."""
         written = self.read_until("\x00")
         os.close(self._terminal)
-        return self.process.wait(10), _STYLE.sub("", written).replace("\r\n", "\n")
+        return self.process.wait(30), _STYLE.sub("", written).replace("\r\n", "\n")
 
 
 def in_shell(line: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -295,25 +295,33 @@ def test_commands_share_a_budget_and_know_of_a_ban(exchange: Sandbox, tmp_path: 
 
 
 @pytest.mark.parametrize("command", ["pools", "limits"])
-async def test_a_ban_that_a_service_met_holds_for_commands(
+def test_a_ban_that_a_service_met_holds_for_commands(
     exchange: Sandbox, tmp_path: Path, command: str
 ) -> None:
     url = f"sqlite:///{tmp_path / 'budget.sqlite'}"
+    options = ("--base-url", exchange.url, "--budget", url)
+
+    async def service() -> tuple[IPBannedError, int, Result, Result]:
+        async with (
+            create_budget(url) as budget,
+            InsuranceClient(exchange.url, budget=budget) as client,
+        ):
+            with pytest.raises(IPBannedError) as caught:
+                await client.fetch_pool("BTCUSDT")
+            sent = len(exchange.requests)
+            result = await asyncio.to_thread(run, command, *options)
+            values = await asyncio.to_thread(run, "limits", "-f", "json", *options)
+            return caught.value, sent, result, values
+
     exchange.inject(Fault.of_status(418, b"", {"Retry-After": "300"}))
-    async with create_budget(url) as budget, InsuranceClient(exchange.url, budget=budget) as client:
-        with pytest.raises(IPBannedError) as caught:
-            await client.fetch_pool("BTCUSDT")
-        sent = len(exchange.requests)
-        options = ("--base-url", exchange.url, "--budget", url)
-        result = await asyncio.to_thread(run, command, *options)
-        values = await asyncio.to_thread(run, "limits", "-f", "json", *options)
+    banned, sent, result, values = asyncio.run(service())
     assert (result.exit_code, len(exchange.requests)) == (LIMITED, sent)
-    end = f"{caught.value.banned_until:%Y-%m-%d %H:%M:%S}"
+    end = f"{banned.banned_until:%Y-%m-%d %H:%M:%S}"
     assert result.stderr.count("\n") == 1
     assert end in result.stderr
     assert (f"Banned  {end}" in result.stdout) is (command == "limits")
     known = json.loads(values.stdout)
-    assert datetime.fromisoformat(known["banned_until"]) == caught.value.banned_until
+    assert datetime.fromisoformat(known["banned_until"]) == banned.banned_until
     assert (known["limit"], known["available"]) == (2400, 0)
     assert known["resets_at"]
 

@@ -11,14 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from itertools import count
 from urllib.request import urlopen
 
 import pytest
 from typer.testing import CliRunner
 
 from binance_insurance.cli._app import app
-from binance_insurance.sandbox import Fault, Market
+from binance_insurance.sandbox import Fault, Market, Sandbox
 
 from .exchange import exchange_in_a_thread
 
@@ -57,13 +56,12 @@ def scrape_until(url: str, line: str) -> str:
     raise AssertionError(f"no {line!r}")
 
 
-def held_after(requests: int, go_on: threading.Event) -> Callable[[], float]:
-    """The latency of an exchange that answers some requests, and the others when it may."""
-    number = count()
+def held_after(exchange: Sandbox, count: int, go_on: threading.Event) -> Callable[[], float]:
+    """The latency of an exchange that answers some requests for pools, and more when it may."""
 
     def latency() -> float:
-        if next(number) >= requests:
-            go_on.wait(30)
+        if sum(seen.endpoint == "insuranceBalance" for seen in exchange.requests) > count:
+            go_on.wait(9)  # the client waits for 10 s
         return 0.0
 
     return latency
@@ -72,7 +70,7 @@ def held_after(requests: int, go_on: threading.Event) -> Callable[[], float]:
 def test_it_serves_the_pools_goes_on_through_a_ban_and_ends_with_ctrl_c() -> None:
     with exchange_in_a_thread(Market()) as exchange:
         scraped = threading.Event()
-        exchange.latency = held_after(0, scraped)
+        exchange.latency = held_after(exchange, 0, scraped)
         with exporter("--every", "0.2", "--base-url", exchange.url) as (process, url):
             before = scrape(url)
             scraped.set()
@@ -99,7 +97,7 @@ def test_it_says_that_observations_stop_and_go_on_and_ends_with_sigterm() -> Non
     with exchange_in_a_thread(Market()) as exchange:
         scraped = threading.Event()
         exchange.inject(Fault.of_status(403, b"<html>"))
-        exchange.latency = held_after(1, scraped)
+        exchange.latency = held_after(exchange, 1, scraped)
         with exporter("--every", "0.2", "--base-url", exchange.url) as (process, url):
             assert process.stderr is not None
             assert "observations have stopped: the exchange's fire" in process.stderr.readline()

@@ -119,7 +119,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Result]:
     url = f"sqlite:///{tmp_path_factory.mktemp('days') / 'h.db'}"
     with exchange_in_a_thread(Regrouping(day=DAY)) as exchange:
         # Days begin at multiples of a day: it begins one, before the outage.
-        exchange.clock_offset = (0.05 - exchange.now) % DAY
+        exchange.clock_offset += (0.05 - exchange.now) % DAY
         options = ("--every", "0.02", "--base-url", exchange.url)
         evening = exchange.now + DAY * 0.95
         return url, run_until(
@@ -456,12 +456,13 @@ def test_a_store_that_is_away_at_first_loses_nothing(tmp_path: Path) -> None:
     make(url)
     with exchange_in_a_thread() as exchange:
         options = ("--every", "0.02", "--base-url", exchange.url)
+        begun = exchange.clock_offset
         with locked(path) as other:
 
             def recorded() -> bool:
                 looks = len(exchange.requests)
-                if looks > 10 and not exchange.clock_offset:
-                    exchange.clock_offset = 40.0  # what is observed from now on is much later
+                if looks > 10 and exchange.clock_offset == begun:
+                    exchange.clock_offset += 40  # what is observed from now on is much later
                     other.close()
                 return looks > 20
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
     """Run a test in real time, in a loop of its own."""
 
     async def main() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             await body()
 
     asyncio.run(main())
@@ -68,7 +69,7 @@ def empty(directory: Path) -> None:
 
 async def spend(budget: WeightBudget, weight: int = 1) -> Lease:
     """Take weight and give it back."""
-    lease = await budget.acquire(weight, timeout=5)
+    lease = await budget.acquire(weight, timeout=20)
     budget.release(lease)
     return lease
 
@@ -145,11 +146,16 @@ def test_a_url_says_after_how_many_seconds_redis_is_out_of_reach() -> None:
 
         server = await asyncio.start_server(never_answer, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        async with server, create_budget(f"redis://127.0.0.1:{port}?timeout=0.1&share=0.1") as one:
-            async with asyncio.timeout(0.9):
-                await spend(one)
-            assert one.capacity == 192
+        took: list[float] = []
+        async with server:
+            for _ in range(3):  # a busy machine may stop the process at any time
+                async with create_budget(f"redis://127.0.0.1:{port}?timeout=0.1&share=0.1") as one:
+                    began = time.monotonic()
+                    await spend(one)
+                    took.append(time.monotonic() - began)
+                    assert one.capacity == 192
             done.set()
+        assert min(took) < 0.9
 
     run(body)
 

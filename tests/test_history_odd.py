@@ -49,7 +49,7 @@ def use(url: str, work: Callable[[History], Coroutine[Any, Any, None]]) -> None:
         async with open_history(url) as history:
             await work(history)
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 50))
 
 
 View = tuple[InsuranceSnapshot | None, HistoryInfo, int]
@@ -133,7 +133,7 @@ def test_a_merge_that_is_cancelled_adds_nothing_or_all(history_url: str, tmp_pat
         for each in (target, source):
             await each.aclose()
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), 50))
 
 
 @EACH_STORE
@@ -153,7 +153,7 @@ def test_a_reader_sees_nothing_of_a_merge_until_its_end(history_url: str, tmp_pa
         for each in (target, source, reader):
             await each.aclose()
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), 50))
 
 
 BAD: dict[str, Callable[[History], Coroutine[Any, Any, object]]] = {
@@ -177,8 +177,8 @@ def test_bad_input_is_a_value_error_at_once(
             other.execute("BEGIN IMMEDIATE")
             began = time.monotonic()
             with pytest.raises(ValueError, match=r"."):
-                await asyncio.wait_for(call(history), 1)
-            assert time.monotonic() - began < 1
+                await call(history)
+            assert time.monotonic() - began < 4, "the lock is waited for during 5 s"
         async with open_history(f"sqlite:///{tmp_path}/h.db", read_only=True) as reader:
             with pytest.raises(ValueError, match=r"."):
                 await call(reader)

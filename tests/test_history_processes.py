@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import random
 import subprocess
 import sys
@@ -80,16 +79,12 @@ def test_a_kill_leaves_whole_snapshots_and_a_gap_while_nobody_looked(history_url
 
 def test_three_processes_append_to_one_history(history_url: str) -> None:
     count = sample(20, 200, 60)
-    # Without asyncio's debug mode, which says on standard error what takes long.
-    modes = {"PYTHONASYNCIODEBUG", "PYTHONDEVMODE"}
-    quiet = {name: value for name, value in os.environ.items() if name not in modes}
     processes = [
         subprocess.Popen(
             recorder(history_url, name, 0, count),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env=quiet,
         )
         for name in "ABC"
     ]

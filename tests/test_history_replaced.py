@@ -111,13 +111,14 @@ async def say_that_it_is_closed(history):
             if "is closed" not in str(error):
                 print("it says", error)
 async def settle():
-    ended = time.monotonic() + 3
+    ended = time.monotonic() + 20
     while time.monotonic() < ended and len(os.listdir(os.path.dirname(path))) > 1:
         await asyncio.sleep(0.01)
     print(os.listdir(os.path.dirname(path)))
 """
 CANCELLED = f"""{CLOSES}
 async def work():
+    asyncio.get_running_loop().slow_callback_duration = 60  # nothing of a slow machine
     history = open_history(url)
     await history.append(snapshot(0))
     await history.latest()
@@ -140,6 +141,7 @@ gc.collect()
 """
 RACED = f"""{CLOSES}
 async def work():
+    asyncio.get_running_loop().slow_callback_duration = 60  # nothing of a slow machine
     history = open_history(url)
     await history.append(snapshot(0))
     calls = (history.latest(), history.aclose(), history.append(snapshot(1)), history.latest())
@@ -152,14 +154,17 @@ asyncio.run(work())
 gc.collect()
 """
 LEFT = f"""{CLOSES}
+inside = asyncio.Event()
 async def use():
     async with open_history(url) as history:
         await history.append(snapshot(0))
         await history.latest()
-        await asyncio.sleep(10)
+        inside.set()
+        await asyncio.Event().wait()
 async def work():
+    asyncio.get_running_loop().slow_callback_duration = 60  # nothing of a slow machine
     task = asyncio.create_task(use())
-    await asyncio.sleep(0.3)
+    await inside.wait()
     for _ in range(2):
         task.cancel()
         await asyncio.sleep(0)
@@ -176,7 +181,7 @@ def url(path: Path) -> str:
 
 def run(work: Coroutine[Any, Any, object]) -> None:
     """Run in real time, which threads and processes take."""
-    asyncio.run(asyncio.wait_for(work, 30))
+    asyncio.run(asyncio.wait_for(work, 50))
 
 
 @pytest.fixture
@@ -340,7 +345,7 @@ def test_who_cannot_make_the_files_of_the_log_sees_what_is_appended_later(path: 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
 def test_a_forked_child_opens_its_own_and_its_parent_goes_on(path: Path) -> None:
-    said = script(FORKS, str(path), options=["-W", "ignore::DeprecationWarning"], timeout=20)
+    said = script(FORKS, str(path), options=["-W", "ignore::DeprecationWarning"], timeout=50)
     assert said.splitlines() == [
         *("parent 1 True", "True", "True", "child 1 True", "ended with 0"),
         *("parent 2 True", "['h.db']"),
@@ -353,7 +358,7 @@ def test_a_forked_child_opens_its_own_and_its_parent_goes_on(path: Path) -> None
     ids=["a close that is cancelled", "calls while it closes", "a block that is cancelled twice"],
 )
 def test_nothing_stays_open_after_a_close(code: str, says: list[str], path: Path) -> None:
-    said = script(code, str(path), options=["-X", "dev", "-W", "error"], timeout=20)
+    said = script(code, str(path), options=["-X", "dev", "-W", "error"], timeout=50)
     assert said.splitlines() == [*says, "['h.db']"]
 
 

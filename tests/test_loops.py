@@ -75,13 +75,13 @@ def test_a_second_run_that_meets_a_stalled_exchange_fails_after_the_attempt_time
     exchange: Sandbox,
 ) -> None:
     retry = RetryPolicy(max_attempts=1)
-    client = InsuranceClient(exchange.url, attempt_timeout=0.3, retry=retry)
+    client = InsuranceClient(exchange.url, attempt_timeout=0.6, retry=retry)
     asyncio.run(client.fetch_pool("BTCUSDT"))
     exchange.inject(Fault.stall())
     begin = time.monotonic()
-    with pytest.raises(RequestTimeoutError, match=r"no complete answer within 0\.3 s"):
-        asyncio.run(asyncio.wait_for(client.fetch_pool("BTCUSDT"), 5))
-    assert 0.3 <= time.monotonic() - begin < 2
+    with pytest.raises(RequestTimeoutError, match=r"no complete answer within 0\.6 s"):
+        asyncio.run(asyncio.wait_for(client.fetch_pool("BTCUSDT"), 30))
+    assert time.monotonic() - begin >= 0.6
 
 
 @pytest.mark.parametrize("cut", ["cancelled", "in the middle"])
@@ -94,7 +94,8 @@ def test_a_run_that_ends_with_calls_in_the_middle_leaves_slots_for_the_next(
 
     async def leave() -> None:
         calls = [asyncio.create_task(client.fetch_pool(symbol)) for symbol in SYMBOLS[::4]]
-        await asyncio.sleep(0.1)
+        while exchange.faults:  # noqa: ASYNC110 - the exchange is another thread's
+            await asyncio.sleep(0.01)
         if cut == "cancelled":
             for call in calls:
                 call.cancel()
@@ -104,7 +105,7 @@ def test_a_run_that_ends_with_calls_in_the_middle_leaves_slots_for_the_next(
 
     asyncio.run(leave())
     for _ in range(2):
-        assert len(asyncio.run(asyncio.wait_for(six(), 5))) == 6
+        assert len(asyncio.run(asyncio.wait_for(six(), 30))) == 6
     asyncio.run(client.aclose())
 
 
@@ -139,13 +140,13 @@ def test_a_second_running_loop_is_refused_at_once_by_every_coroutine(exchange: S
 
     thread = threading.Thread(target=asyncio.run, args=(use(),))
     thread.start()
-    assert used.wait(5)
+    assert used.wait(30)
     sent = client.stats().requests_sent
     for call in CALLS.values():
         asyncio.run(use_too(call))
     assert client.stats().requests_sent == sent
     done.set()
-    thread.join(5)
+    thread.join(30)
     assert [type(result) for result in results] == [InsurancePool] * 2, "it is not disturbed"
 
 
@@ -155,7 +156,7 @@ def run(code: str, *arguments: str) -> None:
         [sys.executable, "-X", "dev", "-W", "error", "-c", code, *arguments],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=50,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -179,6 +180,7 @@ async def fetch(symbol="BTCUSDT"):
 loops = []
 for _ in range(3):
     loop = asyncio.new_event_loop()  # ended without shutdown_asyncgens
+    loop.slow_callback_duration = 60  # says nothing of a slow machine
     loops.append(loop)
     loop.run_until_complete(fetch())
     if close == "at once":
@@ -193,7 +195,12 @@ elif close == "again":
         loop.run_until_complete(asyncio.sleep(0.01))
         loop.close()
 gc.collect()
-asyncio.run(client.aclose())
+
+async def end():
+    asyncio.get_running_loop().slow_callback_duration = 60
+    await client.aclose()
+
+asyncio.run(end())
 gc.collect()
 """
 
@@ -234,10 +241,10 @@ def encrypted_exchange(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
     thread.start()
-    assert started.wait(5)
+    assert started.wait(30)
     yield f"https://127.0.0.1:{ports[0]}", tmp_path / "ca.pem"
     loop.call_soon_threadsafe(done.set)
-    thread.join(5)
+    thread.join(30)
     loop.close()
 
 
@@ -292,8 +299,8 @@ def fork():
 
 async def work(times):
     for _ in range(times):
-        assert "BTCUSDT" in await client.fetch_pool("BTCUSDT", timeout=5)
-        call = asyncio.ensure_future(client.fetch_pool("ADAUSDT", timeout=5))
+        assert "BTCUSDT" in await client.fetch_pool("BTCUSDT", timeout=30)
+        call = asyncio.ensure_future(client.fetch_pool("ADAUSDT", timeout=30))
         await asyncio.sleep(0)
         if where == "in the loop" and not forked:
             forked.append(True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -159,7 +160,11 @@ class Own:
 
 def test_a_scrape_from_a_thread_reads_the_budget_in_its_event_loop() -> None:
     async def main(budget: Threads, given: WeightBudget) -> Iterator[int]:
-        async with Sandbox() as exchange, InsuranceClient(exchange.url, budget=given) as client:
+        begun = -time.time() % 60  # a window begins with it
+        async with (
+            Sandbox(clock_offset=begun) as exchange,
+            InsuranceClient(exchange.url, budget=given) as client,
+        ):
             await client.fetch_pool("BTCUSDT")
             collector = InsuranceCollector(client)
             assert await asyncio.to_thread(value, collector, "weight_used") == 1

@@ -343,6 +343,7 @@ from binance_insurance import InsuranceClient
 from binance_insurance.sandbox import Sandbox
 
 async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60  # says nothing of a slow machine
     async with Sandbox() as exchange:
         await InsuranceClient(exchange.url).fetch_pool("BTCUSDT")  # not closed, garbage collected
         gc.collect()

@@ -43,6 +43,7 @@ from .scripts import script
 
 START = 1_790_000_000  # a window of 4 s begins
 LIMITED = 3  # exit code
+SOON = 1.5  # seconds of real time in which a request leaves that may, before the next window
 SERVER = next(iter(SERVERS))
 EVERY_KIND = pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
 
@@ -151,7 +152,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     """Run a test in a loop of its own."""
 
     async def main() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(50):
             await test()
 
     asyncio.run(main())
@@ -210,9 +211,9 @@ def test_a_process_that_was_paused_confirms_nothing_that_it_was_granted(
         async with place.open(100, interval=1) as one, place.open(100, interval=1) as other:
             probe = await one.acquire()
             assert one.confirm(probe)
-            pause(0.3)
+            pause(0.1)
             assert one.confirm(probe), "the others count it for a second"
-            pause(0.4)
+            pause(0.6)
             assert not one.confirm(probe), "they may not when it arrives"
             one.release(probe)
             probe = await one.acquire()
@@ -227,7 +228,7 @@ def test_a_process_that_was_paused_confirms_nothing_that_it_was_granted(
 
 def test_a_grant_that_is_held_for_long_stays_good_while_its_process_runs(place: Place) -> None:
     async def test() -> None:
-        async with place.open(interval=1) as budget:
+        async with place.open(interval=2) as budget:
             probe = await budget.acquire()
             for _ in range(30):
                 await asyncio.sleep(0.05)
@@ -280,14 +281,15 @@ def test_a_ban_that_is_asked_about_costs_one_look_a_second(place: Place) -> None
     async def test() -> None:
         async with place.open() as one:
             one.settle(await one.acquire(), place.report(1, 418, retry_after=60.0))
-            written, until = 0, time.monotonic() + 1.6
-            while time.monotonic() < until:
+            written, began = 0, time.monotonic()
+            while written < 2 or time.monotonic() < began + 1.6:
                 if place.writes():
                     written += 1
                     place.lose()
                 await refused(one)
                 await asyncio.sleep(0.01)
-            assert 2 <= written <= 3, "when it was met, and for at most two looks"
+            passed = time.monotonic() - began
+            assert written <= 2 + passed, "when it was met, at once, and for each second"
 
     run(test)
 
@@ -319,7 +321,7 @@ def test_a_refusal_holds_for_windows_of_every_length(place: Place) -> None:
             assert other.state().frozen_until is not None
             async with place.open(100, interval=1) as later:
                 with pytest.raises(BudgetTimeoutError):
-                    await later.acquire(timeout=1)
+                    await later.acquire(timeout=0.1)
                 assert later.state().used_weight is None, "its windows are others"
             assert (await other.acquire()).number
             assert place.clocks.passed >= 2.0
@@ -343,9 +345,9 @@ def test_the_weight_of_windows_of_one_length_is_kept_beside_that_of_another(plac
             await spend(other, place, 2300)
         async with place.open() as one, place.open(2400, interval=60) as other:
             assert not await is_sent(one, 2)
-            assert await is_sent(one, 1)
+            assert await is_sent(one, 1, within=SOON)
             assert not await is_sent(other, 101)
-            assert await is_sent(other, 100)
+            assert await is_sent(other, 100, within=SOON)
             assert (one.state().used_weight, other.state().used_weight) == (59, 2300)
 
     run(test)
@@ -383,7 +385,7 @@ def test_what_was_learned_of_the_default_is_dropped_when_a_client_names_another(
             assert budget.confirm(lease)
             assert (budget.state().in_flight, budget.state().banned_until) == (1, None)
             budget.settle(lease, place.report(7))
-            assert await is_sent(budget, 53)
+            assert await is_sent(budget, 53, within=SOON)
             assert budget.state().used_weight == 7
 
     run(test)
@@ -457,10 +459,10 @@ def test_the_highest_sum_that_a_process_was_told_survives_whoever_writes_first(
             a.release(await a.acquire(timeout=1))
             assert not await is_sent(b), "all of this window is used"
             await next_window(place)
-            assert await is_sent(b)
+            assert await is_sent(b, within=SOON)
             async with place.open(40) as c:
                 await spend(c, place, 3)
-                assert await is_sent(a, 37)
+                assert await is_sent(a, 37, within=SOON)
 
     run(test)
 
@@ -493,18 +495,20 @@ def test_a_process_without_redis_sends_only_in_a_window_of_which_it_was_just_tol
     own_server.start()
 
     async def test() -> None:
-        async with place.open(share=0.25) as one:
+        # A twelfth of a window is just now. This one of 12 s ends with that of 4 s.
+        interval, within = (4, 0.3) if told == "long ago" else (12, SOON)
+        async with place.open(interval=interval, share=0.25) as one:
             if told != "never":
                 await spend(one, place, 1)
             if told == "long ago":
-                await asyncio.sleep(0.5)  # longer than a twelfth of a window
+                await asyncio.sleep(0.5)
             own_server.stop()
-            assert await is_sent(one) == (told != "long ago")
+            assert await is_sent(one, within=within) == (told != "long ago")
             if told == "long ago":
                 assert one.state().available == 0
                 assert one.state().frozen_until is None
                 place.clocks.later += 3.0
-                assert await is_sent(one), "the next window"
+                assert await is_sent(one, within=SOON), "the next window"
 
     run(test)
 
@@ -526,7 +530,7 @@ def test_what_a_process_may_not_send_without_redis_does_not_hold_the_others(
             assert await is_sent(one, 2, within=2)
             async with place.open() as other:
                 await spend(other, place, 2)
-                assert await is_sent(other, 57)
+                assert await is_sent(other, 57, within=SOON)
                 assert other.state().used_weight == 2
 
     run(test)
@@ -543,7 +547,7 @@ def test_the_state_shows_the_awaited_call(
 
     async def test() -> None:
         async with (
-            Sandbox(limit=100) as exchange,
+            Sandbox(limit=100, clock_offset=-time.time() % 60) as exchange,  # a window begins
             create_budget(url, 100, reserve=10, group=uuid4().hex) as budget,
             InsuranceClient(exchange.url, budget=budget) as client,
         ):
@@ -582,7 +586,7 @@ def test_what_has_just_ended_counts_before_it_is_written_down(place: Place) -> N
 
 
 def answer(used: int) -> Report:
-    return Report(200, used, float(int(time.time() // 60 * 60 + 10)))
+    return Report(200, used, START + 10.0)
 
 
 @EVERY_KIND
@@ -616,9 +620,9 @@ def test_a_run_that_ends_while_callers_wait_leaves_a_budget_that_serves_the_next
         assert not any(caller.done() for caller in callers)
 
     async def second() -> None:
-        budget.release(await budget.acquire(39, timeout=1))
+        budget.release(await budget.acquire(39, timeout=10))
         budget.settle(held.pop(), answer(21))
-        budget.release(await budget.acquire(39, timeout=1))
+        budget.release(await budget.acquire(39, timeout=10))
         assert (budget.state().in_flight, budget.state().waiting) == (0, 0)
         await budget.aclose()
 
@@ -640,7 +644,7 @@ def test_what_comes_back_when_its_loop_has_ended_is_written_down_later(
 
     async def look() -> None:
         async with create_budget(url, 60, reserve=0, group=group) as other:
-            other.release(await other.acquire(1, timeout=1))
+            other.release(await other.acquire(1, timeout=10))
             assert other.state().used_weight == 58
 
     sent, unused = asyncio.run(take())
@@ -670,8 +674,8 @@ def test_a_loop_that_ends_without_cancelling_its_tasks_leaves_a_budget_that_serv
             time.sleep(0.01)  # noqa: ASYNC251
 
     async def second() -> None:
-        budget.release(await budget.acquire(19, timeout=1))
-        budget.release(await budget.acquire(19, timeout=1))
+        budget.release(await budget.acquire(19, timeout=10))
+        budget.release(await budget.acquire(19, timeout=10))
         await budget.aclose()
 
     callers: list[asyncio.Task[Lease]] = []
@@ -771,9 +775,8 @@ def test_closing_fails_those_that_wait_and_those_that_come(
         budget.confirm(held[2])
         budget.settle(held[2], None)
         await budget.aclose()
-        await asyncio.sleep(0.02)
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        assert not left
+        while asyncio.all_tasks() != {asyncio.current_task()}:  # noqa: ASYNC110 - what is left ends
+            await asyncio.sleep(0.005)
 
     run(test)
 
@@ -787,7 +790,7 @@ budget = create_budget(sys.argv[1], 60, reserve=0, group=sys.argv[2])
 in_use = sys.argv[3] == "in use"
 
 async def spend(used):
-    lease = await budget.acquire(timeout=5)
+    lease = await budget.acquire(timeout=20)
     assert budget.confirm(lease)
     budget.settle(lease, Report(200, used, float(int(time.time()) // 60 * 60 + 10)))
 

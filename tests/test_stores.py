@@ -48,7 +48,7 @@ from binance_insurance.budget import SqliteBudget
 
 async def begin(path):
     async with SqliteBudget(path, 100, reserve=0) as budget:
-        budget.release(await budget.acquire(timeout=10))
+        budget.release(await budget.acquire(timeout=30))
 
 for line in sys.stdin:
     try:
@@ -234,7 +234,7 @@ def test_a_budget_that_is_dropped_in_a_transaction_is_not_waited_for(tmp_path: P
         dropped = asyncio.run(begin())
         gc.collect()
         assert dropped() is None
-        assert time.monotonic() - began < 3.0, "the transaction waits for up to 5 s"
+        assert time.monotonic() - began < 4.5, "the transaction waits for up to 5 s"
         other.execute("ROLLBACK")
 
 
@@ -415,7 +415,7 @@ def test_a_ban_is_kept_when_the_clock_of_redis_is_stepped(
             budget.settle(lease, machine.report(None, 418, retry_after=600.0))
             await asyncio.sleep(0.05)
             machine.stepped = step
-            for seconds in (50, 598):
+            for seconds in (50, 590):
                 machine.later += banned_at + seconds - machine.now
                 async with open_budget() as new:
                     for each in (budget, other, new):
@@ -424,7 +424,7 @@ def test_a_ban_is_kept_when_the_clock_of_redis_is_stepped(
             machine.later += banned_at + 602 - machine.now
             async with open_budget() as new:
                 for each in (budget, other, new):
-                    each.release(await each.acquire(timeout=1))
+                    each.release(await each.acquire(timeout=10))
 
     async def served() -> None:
         async with Proxy(redis_server, machine).serve() as url:

@@ -101,7 +101,7 @@ def served(directory: Path, port: int, environment: dict[str, str]) -> Generator
     with running([sys.executable, "-m", *command, *options], os.environ | environment) as process:
         yield f"http://127.0.0.1:{port}"
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
 
 async def ask(session: aiohttp.ClientSession, paths: Iterable[str]) -> Answers:
@@ -116,7 +116,7 @@ async def ask(session: aiohttp.ClientSession, paths: Iterable[str]) -> Answers:
 
 async def ask_both(session: aiohttp.ClientSession, path: str) -> set[int]:
     """Ask until each of the two workers has answered, and return the statuses."""
-    end, workers, statuses = time.monotonic() + 20, set[str](), set[int]()
+    end, workers, statuses = time.monotonic() + 40, set[str](), set[int]()
     while len(workers) < 2:
         assert time.monotonic() < end, "two workers do not answer"
         try:
@@ -165,7 +165,7 @@ def test_two_workers_keep_one_limit_and_both_know_a_ban(
             check = in_container("HEALTHCHECK")
             assert check.pop(0) == "python"
             script = check[-1].replace("8000", str(unused_tcp_port))
-            subprocess.run([sys.executable, *check[:-1], script], check=True, timeout=10)
+            subprocess.run([sys.executable, *check[:-1], script], check=True, timeout=30)
         sent = len(exchange.requests)
 
         async def replaced() -> None:

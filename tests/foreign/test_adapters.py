@@ -319,11 +319,20 @@ def test_an_interrupted_wait_of_requests_leaves_no_trace(served: Sandbox) -> Non
     budget = LocalBudget(10, reserve=7)
     with session_of(served, budget) as (session, _):
         session.get(served.url + DEPTH_PATH)
-        interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-        interrupt.start()
+
+        def interrupt() -> None:
+            while not budget.state().waiting:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        interrupting = threading.Thread(target=interrupt, daemon=True)
+        interrupting.start()
         with pytest.raises(KeyboardInterrupt):
             session.get(served.url + DEPTH_PATH)
-        time.sleep(0.1)
+        interrupting.join(30)
+        end = time.monotonic() + 30
+        while budget.state().waiting and time.monotonic() < end:
+            time.sleep(0.01)
         state = budget.state()
     assert (state.waiting, state.in_flight, spent(budget)) == (0, 0, 3)
 
@@ -359,7 +368,7 @@ def test_the_answer_of_requests_arrives_after_the_end_of_the_loop(served: Sandbo
     class Slow(BudgetAdapter):
         def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
             leaves.set()
-            ended.wait(5)
+            ended.wait(30)
             return super().build_response(req, resp)
 
     async def main() -> list[threading.Thread]:
@@ -370,7 +379,7 @@ def test_the_answer_of_requests_arrives_after_the_end_of_the_loop(served: Sandbo
             session.mount("http://", adapter)
             started.append(threading.Thread(target=target, args=(session,)))
             started[-1].start()
-            await asyncio.to_thread(leaves.wait, 5)
+            await asyncio.to_thread(leaves.wait, 30)
         while not budget.state().waiting:  # noqa: ASYNC110 - a thread comes, not a task
             await asyncio.sleep(0.001)
         return started
@@ -378,7 +387,7 @@ def test_the_answer_of_requests_arrives_after_the_end_of_the_loop(served: Sandbo
     started = asyncio.run(main())
     ended.set()
     for thread in started:
-        thread.join(5)
+        thread.join(30)
     assert [each.status_code for each in answered] == [200]
     (error,) = waited
     assert isinstance(error.__cause__, StoreError)
