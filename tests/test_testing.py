@@ -134,7 +134,7 @@ def test_tests_of_all_kinds_pass_with_one_line_and_an_unmet_fault_is_an_error(
 ) -> None:
     began = time.monotonic()
     output = run_pytest(tmp_path, {"conftest.py": CONFTEST, "test_kinds.py": OF_ALL_KINDS})
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 40
     assert "= 8 passed, 1 error in " in output, output
     assert " ERROR at teardown of test_that_leaves_a_fault_unmet " in output
     assert "no request met an injected fault: Fault(status=503" in output

@@ -18,6 +18,8 @@ def run_pytest(directory: Path, files: Mapping[str, str]) -> str:
         *(option for plugin in plugins for option in ("-p", plugin)),
         # Without it, pytest-asyncio warns.
         *("-o", "asyncio_default_fixture_loop_scope=function"),
+        # Without it, pytest takes from other users the directory above that of all other runs.
+        *("--basetemp", str(directory / "temporary")),
     ]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "pytest", "-W", "error", "-rA", *options],
