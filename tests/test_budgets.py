@@ -122,7 +122,7 @@ def run(place: Place, body: Body) -> None:
     async def main() -> None:
         one, other = place.open(), place.open()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(50):
                 await body(one, other, place)
         finally:
             await one.aclose()
@@ -275,9 +275,9 @@ def test_many_callers_and_random_cancellations_leave_nothing_behind(
                 caller.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
         for budget in (one, other, one):  # the last look sees what the others wrote
-            budget.settle(await budget.acquire(timeout=5), place.report(used))
+            budget.settle(await budget.acquire(timeout=10), place.report(used))
         await one.aclose() if place.kind != "memory" else None
-        last = await other.acquire(timeout=5)
+        last = await other.acquire(timeout=10)
         state = other.state()
         assert (state.in_flight, state.waiting) == (1, 0)
         other.release(last)
@@ -301,7 +301,7 @@ def test_a_first_caller_that_cannot_be_served_in_time_lets_the_next_go_at_once(
         with pytest.raises(BudgetTimeoutError):
             await heavy
         one.release(await light)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10, "not only in the next window"
 
     run(place, body)
 
@@ -330,7 +330,7 @@ def test_processes_with_different_reserves_share_a_counter(shared: Place) -> Non
         )
         async with careful:
             await refusal(careful, BudgetTimeoutError)
-        other.release(await other.acquire(29, timeout=1))
+        other.release(await other.acquire(29, timeout=10))
 
     run(shared, body)
 
@@ -339,7 +339,7 @@ def test_groups_are_kept_apart(shared: Place) -> None:
     async def body(one: WeightBudget, other: WeightBudget, place: Place) -> None:
         one.settle(await one.acquire(), place.report(None, 418, retry_after=200.0))
         elsewhere = replace(place, group="203.0.113.7").open()
-        elsewhere.release(await elsewhere.acquire(timeout=1))
+        elsewhere.release(await elsewhere.acquire(timeout=10))
         await elsewhere.aclose()
 
     run(shared, body)
@@ -372,7 +372,7 @@ def test_the_weight_of_a_dead_process_comes_back_within_a_window(tmp_path: Path)
         later = 21.0  # it has been silent for longer than a request may take to arrive
         await open_window(alive, place, used=2)
         await open_window(alive, place, used=3)
-        alive.release(await alive.acquire(80, timeout=1))
+        alive.release(await alive.acquire(80, timeout=10))
         assert held.open
         await alive.aclose()
         await dead.aclose()
@@ -432,7 +432,7 @@ def test_of_a_ledger_of_another_version_only_the_ban_counts(
                 error = await refusal(budget, IPBannedError)
                 assert error.banned_until.timestamp() == pytest.approx(end, abs=1)
             else:
-                budget.release(await budget.acquire(90, timeout=1))
+                budget.release(await budget.acquire(90, timeout=10))
 
     asyncio.run(main())
 
@@ -470,7 +470,7 @@ def test_a_locked_file_does_not_block_the_event_loop(tmp_path: Path) -> None:
                     await asyncio.sleep(0.001)
                     longest = max(longest, time.monotonic() - before)
                 assert not waiting.done()
-                assert longest < 0.2
+                assert longest < 2, "the lock is waited for during 5 s"
                 other.execute("COMMIT")
             budget.release(await waiting)
 
@@ -496,10 +496,10 @@ def test_an_acquire_takes_one_round_trip_and_waiting_takes_none(redis_server: Re
         other.settle(await other.acquire(), place.report(90))
         await refusal(one, BudgetTimeoutError)
         waiting = [asyncio.create_task(each.acquire()) for each in (one, other) for _ in range(9)]
-        await asyncio.sleep(0.1)
-        before = scripts_run(place.url)
-        await asyncio.sleep(0.5)
-        assert scripts_run(place.url) == before
+        before, now = -1, scripts_run(place.url)
+        while before != now:  # at first, until all of them wait
+            await asyncio.sleep(0.5)
+            before, now = now, scripts_run(place.url)
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)
@@ -539,7 +539,7 @@ def test_without_redis_a_share_and_back_by_itself(
         while one.state().available < 25:  # noqa: ASYNC110 - it comes back by itself
             await asyncio.sleep(0.001)
         other.settle(await other.acquire(), place.report(18))
-        other.release(await other.acquire(60, timeout=1))
+        other.release(await other.acquire(60, timeout=10))
         # What the first holds is known again.
         await refusal(other, BudgetTimeoutError, weight=63, timeout=0.05)
         for lease in held:
@@ -574,10 +574,10 @@ def test_a_caller_that_came_without_redis_is_served_when_it_is_back(
         for task in late:
             with pytest.raises(BudgetTimeoutError, match="earliest"):
                 await task
-        assert time.monotonic() - started < 1, "they cannot be served in time, and know it"
+        assert time.monotonic() - started < 2.5, "they cannot be served in time, and know it"
         server.start()
         one.release(await waiting)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20, "not only in the next window"
 
     run(place, body)
 
@@ -620,7 +620,7 @@ def test_a_ban_met_without_redis_is_known_to_all_when_it_is_back(
             one.settle(await one.acquire(), place.report(None, 418, retry_after=200.0))
             end = (await refusal(one, IPBannedError)).banned_until
             server.start()
-            async with asyncio.timeout(10), place.open() as other:
+            async with asyncio.timeout(30), place.open() as other:
                 error = await refusal(other, IPBannedError)
             assert error.banned_until == end
             assert (await refusal(one, IPBannedError)).banned_until == end

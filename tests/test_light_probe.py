@@ -62,7 +62,7 @@ def test_a_cold_snapshot_is_never_the_cause_of_a_refusal(
             exchange.spend_elsewhere(used)
             async with InsuranceClient(exchange.url, budget=budget) as client:
                 with pytest.raises(BudgetTimeoutError):
-                    await client.fetch_snapshot(timeout=0.8)
+                    await client.fetch_snapshot(timeout=9)
             assert weights(exchange) == [1]
             assert exchange.accounting.verdicts == {200: 1}
             state = budget.state()
