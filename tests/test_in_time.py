@@ -58,4 +58,4 @@ def test_300_symbols_fail_in_time(closed_after: float | None, answers: int) -> N
 
     with exchange_in_a_thread() as exchange:
         exchange.inject(*[Fault()] * answers, *[Fault.stall()] * 9)
-        assert asyncio.run(main(exchange.url)) < 0.5
+        assert asyncio.run(main(exchange.url)) < 5
