@@ -33,7 +33,7 @@ from . import clients
 from .clients import BlockingCall, Call, Tally, busy, three_clients
 
 pytestmark = pytest.mark.fleet  # real time: windows of 2 s
-LIMIT, INTERVAL = 2400, 2
+LIMIT, INTERVAL = 1200, 2  # half of the real one, which a slow machine reaches too
 NAMES = ("A", "B", "C")  # of processes
 SCENARIO = OnePoolPerSymbol(NAMES, clients.CALLERS)
 
@@ -77,8 +77,8 @@ async def watch(exchange: Sandbox, full: int) -> Watched:
 
 
 @asynccontextmanager
-async def local_budget() -> AsyncGenerator[Any]:
-    async with create_budget("memory://", LIMIT, interval=INTERVAL, reserve=0) as budget:
+async def local_budget(limit: int = LIMIT) -> AsyncGenerator[Any]:
+    async with create_budget("memory://", limit, interval=INTERVAL, reserve=0) as budget:
         yield budget
 
 
@@ -126,17 +126,19 @@ Open = Callable[[str, Any], AbstractAsyncContextManager[list[Sequence[Call]]]]
 
 @pytest.mark.parametrize("plain", [clients.plain_aiohttp, clients.plain_httpx])
 def test_hand_written_code_uses_the_limit_without_a_refusal(plain: Open) -> None:
+    limit = 200  # its requests weigh little, so a slow machine would not reach more
+
     async def main() -> None:
         async with (
-            Sandbox(SCENARIO, limit=LIMIT, interval=INTERVAL) as exchange,
-            local_budget() as budget,
+            Sandbox(SCENARIO, limit=limit, interval=INTERVAL) as exchange,
+            local_budget(limit) as budget,
             plain(exchange.url, budget) as calls,
             busy({"plain": calls}) as tally,
         ):
             seen = await watch(exchange, 2)
         print(f"{seen}, {tally.answers}")
         assert (seen.refused, tally.failures) == (0, [])
-        assert seen.share >= 0.95
+        assert median(seen.used) >= 0.95 * limit
 
     asyncio.run(main())
 
