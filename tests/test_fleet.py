@@ -27,7 +27,7 @@ from .conftest import SERVERS, StartServer
 from .scale import sample
 
 pytestmark = [pytest.mark.campaign, pytest.mark.fleet]
-LIMIT, INTERVAL, CALLERS = sample(100, 2400), sample(1, 2), 16
+LIMIT, INTERVAL, CALLERS = sample(60, 2400), sample(1, 2), 16
 WINDOWS = sample(2, 10, 6)  # full windows that are watched, and kills
 Process = asyncio.subprocess.Process
 
@@ -131,7 +131,7 @@ def assert_the_limit_is_used(budget: str, *, processes: int) -> None:
         assert [window.refused for window in seen] == [0] * len(seen)
         used = sorted(window.weight for window in seen)
         print(f"{budget.partition(':')[0]}, {processes} processes: {described(used)}")
-        assert median(used) >= 0.99 * LIMIT
+        assert median(used) >= LIMIT - max(1, LIMIT // 100)
 
     asyncio.run(main())
 
