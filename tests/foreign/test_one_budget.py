@@ -33,7 +33,7 @@ from . import clients
 from .clients import BlockingCall, Call, Tally, busy, three_clients
 
 pytestmark = pytest.mark.fleet  # real time: windows of 2 s
-LIMIT, INTERVAL = 1200, 2  # half of the real one, which a slow machine reaches too
+LIMIT, INTERVAL = 2400, 2
 NAMES = ("A", "B", "C")  # of processes
 SCENARIO = OnePoolPerSymbol(NAMES, clients.CALLERS)
 
