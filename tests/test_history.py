@@ -22,6 +22,7 @@ from .recording import snapshot
 
 START = datetime(2026, 9, 24, 9, 14, tzinfo=UTC)
 TIME = int(START.timestamp() * 1000)
+TEN = Decimal(10)
 
 
 def after(seconds: float) -> datetime:
@@ -100,6 +101,17 @@ def test_two_values_of_one_time_are_both_there(history_url: str) -> None:
     use(history_url, work)
 
 
+class NoTime(datetime):
+    """As NaT of pandas is, which is what a data frame has for a missing time."""
+
+    def __sub__(self, other: object) -> Any:
+        return self
+
+    def __floordiv__(self, other: object) -> float:
+        return float("nan")
+
+
+NO_TIME = NoTime(1, 1, 1)
 WRONG: dict[str, Callable[[History], Coroutine[Any, Any, object]]] = {
     "naive observation": lambda h: h.append(
         InsuranceSnapshot(whole(0).pools, datetime(2026, 9, 24))
@@ -124,6 +136,12 @@ WRONG: dict[str, Callable[[History], Coroutine[Any, Any, object]]] = {
     "window that is no number": lambda h: h.drawdowns("A", "USDT", window=float("nan")),
     "limit of 0": lambda h: h.drawdowns("A", "USDT", limit=0),
     "limit below 0": lambda h: h.drawdowns("A", "USDT", limit=-1),
+    "at that is no time": lambda h: h.latest(NO_TIME),
+    "since that is no time": lambda h: h.append(whole(0), since=NO_TIME),
+    "endless update time": lambda h: h.append(
+        InsuranceSnapshot((InsurancePool(("A",), (AssetBalance("B", TEN, 2**63),)),), START)
+    ),
+    "a URL to merge": lambda h: h.merge("sqlite:///h.db"),  # type: ignore[arg-type]
 }
 
 
@@ -181,6 +199,15 @@ def test_what_nobody_observed_is_empty(history_url: str) -> None:
         assert (info.values, info.first, info.last, info.gaps) == (1, START, START, ())
 
     use(history_url, work)
+
+
+def test_the_first_call_makes_a_history_whichever_it_is(history_url: str) -> None:
+    async def run() -> None:
+        history = open_history(history_url)
+        assert (await history.info()).values == 0
+        await history.aclose()
+
+    asyncio.run(run())
 
 
 def test_values_are_rows_and_json(history_url: str) -> None:

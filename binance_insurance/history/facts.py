@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from ..models import InsuranceSnapshot
-from .times import microseconds, milliseconds
+from .times import FOREVER, microseconds, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,10 +81,16 @@ class Facts(Struct):
         self.spans.append((begun, observed))
 
     def add_values(self, snapshot: InsuranceSnapshot, observed: int) -> None:
-        """Add what a snapshot reported, in microseconds."""
+        """Add what a snapshot reported, in microseconds.
+
+        Raises:
+            ValueError: an update time is none; an answer of the exchange cannot have it.
+        """
         values, first = self.values, milliseconds(observed)
         for key, pool in zip(layout_of(snapshot).keys, snapshot.pools, strict=True):
             for held in pool.assets:
+                if not -FOREVER < held.update_time < FOREVER:
+                    raise ValueError(f"{held.update_time} is no update time in milliseconds")
                 value = (key, held.asset, held.update_time, canonical(held.margin_balance))
                 known = values.get(value)
                 if known is None or first < known:

@@ -159,6 +159,8 @@ class History:
         So it also makes a backup, or moves a history to another kind of store. It is one
         transaction: until its end nobody sees anything of it, and other processes cannot append.
         """
+        if not isinstance(cast("object", other), History):
+            raise ValueError(f"merge takes a History of open_history(), not {type(other).__name__}")
         cancelled = False
 
         async def read(steps: Steps[T]) -> T:

@@ -82,6 +82,8 @@ class SqliteStore:
 
     async def size(self) -> int:
         """Return the bytes of its files."""
+        if not self._is_in_place():
+            await self.open()
         with self._translated():
             size = self._path.stat().st_size
             for log in logs(self._path):

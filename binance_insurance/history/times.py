@@ -27,8 +27,8 @@ def microseconds(time: datetime, name: str) -> int:
         ValueError: it is naive, or no datetime; the message has its name.
     """
     try:
-        return (time - _EPOCH) // _MICROSECOND
-    except TypeError:
+        return int((time - _EPOCH) // _MICROSECOND)
+    except (TypeError, ValueError):  # the second of NaT, which is a datetime to pandas
         raise ValueError(
             f"{name} must be an aware datetime, such as datetime.now(UTC), not {time!r}"
         ) from None
