@@ -313,6 +313,28 @@ def test_a_history_that_was_moved_away_is_empty_also_when_it_is_read_first(path:
     run(work())
 
 
+def test_a_directory_that_cannot_be_entered_for_a_while_is_an_error_of_the_store(
+    tmp_path: Path,
+) -> None:
+    directory, away = tmp_path / "here", tmp_path / "away"
+
+    async def work() -> None:
+        async with open_history(url(directory / "h.db")) as history:
+            await history.append(snapshot(0))
+            directory.rename(away)
+            directory.touch()
+            for call in (history.latest(), history.append(snapshot(1)), history.info()):
+                with pytest.raises(StoreError, match="cannot be used: Not a directory"):
+                    await call
+            directory.unlink()
+            away.rename(directory)
+            await history.append(snapshot(1))
+            assert await numbers(history) == [0, 1]
+
+    directory.mkdir()
+    run(work())
+
+
 def test_who_cannot_make_the_files_of_the_log_sees_what_is_appended_later(path: Path) -> None:
     async def append(*appended: int) -> None:
         await history.extend([(snapshot(number), None) for number in appended])

@@ -66,25 +66,22 @@ class SqliteStore:
 
     async def read(self, steps: Steps[T]) -> T:
         """Carry steps out that all see the same state."""
-        if not self._is_in_place():
-            await self.open()
         with self._translated():
+            await self._open_in_place()
             return await self._reader.carry_out("BEGIN", steps)
 
     async def write(self, steps: Steps[T]) -> T:
         """Carry steps out in one transaction, alone."""
         if self._read_only:
             raise StoreError(f"the history {self} is opened to read only")
-        if not self._is_in_place():
-            await self.open()
         with self._translated():
+            await self._open_in_place()
             return await self._writer.carry_out("BEGIN IMMEDIATE", steps)
 
     async def size(self) -> int:
         """Return the bytes of its files."""
-        if not self._is_in_place():
-            await self.open()
         with self._translated():
+            await self._open_in_place()
             size = self._path.stat().st_size
             for log in logs(self._path):
                 with suppress(FileNotFoundError):
@@ -116,6 +113,11 @@ class SqliteStore:
                 transact(connection, "BEGIN IMMEDIATE", migrate())
         self._files = {each: identity(each) for each in (self._path, *logs(self._path))}
         return connection
+
+    async def _open_in_place(self) -> None:
+        """Open the file that is at the path, unless that was done."""
+        if not self._is_in_place():
+            await self.open()
 
     def _is_in_place(self) -> bool:
         """Whether the file that is open is the one at the path."""
