@@ -127,6 +127,29 @@ def test_what_is_read_only_makes_and_writes_nothing(path: Path, tmp_path: Path) 
     assert not missing.parent.exists()
 
 
+def test_what_is_read_only_leaves_the_log_of_a_killed_process_also_behind_a_link(
+    path: Path, tmp_path: Path
+) -> None:
+    real, link = tmp_path / "real.db", tmp_path / "link.db"
+    link.symlink_to(real.name)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE observation SET begins = begins")
+        connection.commit()
+        log = Path(f"{path}-wal").read_bytes()  # which the last one to close takes away
+        real.write_bytes(path.read_bytes())
+    Path(f"{real}-wal").write_bytes(log)
+
+    async def work() -> None:
+        async with open_history(url(link), read_only=True) as history:
+            assert await history.latest() == snapshot(0)
+            assert (await history.info()).size > len(log)
+
+    before = real.read_bytes()
+    run(work())
+    assert real.read_bytes() == before
+    assert Path(f"{real}-wal").read_bytes() == log
+
+
 @contextmanager
 def another_user() -> Generator[None]:
     """Be nobody, if we are root, who may do everything."""

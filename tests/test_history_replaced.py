@@ -313,6 +313,27 @@ def test_a_history_that_was_moved_away_is_empty_also_when_it_is_read_first(path:
     run(work())
 
 
+def test_a_link_may_lead_to_another_file(tmp_path: Path) -> None:
+    link, first, second = (tmp_path / name for name in ("link.db", "first.db", "second.db"))
+
+    async def work() -> None:
+        for each in (first, second):
+            async with open_history(url(each)) as history:
+                await history.append(snapshot(0))
+        link.symlink_to(first)
+        async with open_history(url(link)) as history, open_history(url(first)) as other:
+            await history.append(snapshot(1))
+            link.unlink()
+            link.symlink_to(second)
+            await history.append(snapshot(2))
+            await other.append(snapshot(3))
+            assert await numbers(history) == [0, 2]
+        assert await kept(first) == [0, 1, 3]
+        assert await kept(second) == [0, 2]
+
+    run(work())
+
+
 def test_a_directory_that_cannot_be_entered_for_a_while_is_an_error_of_the_store(
     tmp_path: Path,
 ) -> None:

@@ -137,7 +137,8 @@ class SqliteStore:
                 self._writer.open().execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._writer.close()
         for log in logs(self._path):
-            if identity(log) == self._files[log]:  # the next file must not take it for its own
+            # The next file must not take it for its own; a link may lead to another one by now.
+            if log in self._files and identity(log) == self._files[log]:
                 log.unlink(missing_ok=True)
 
     @contextmanager

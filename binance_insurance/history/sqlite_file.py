@@ -122,7 +122,7 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
     A connection that may only read leaves the files of an empty log behind, and one that may write
     clears a log, or a journal, away that is not empty.
     """
-    left = any(map(_has_content, (f"{path}-wal", f"{path}-journal")))
+    left = any(map(_has_content, (*logs(path)[:1], Path(f"{path.resolve()}-journal"))))
     connection = _connect(path, "ro" if left else "rw")
     try:
         connection.execute("PRAGMA query_only = ON")
@@ -140,13 +140,14 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def logs(path: Path) -> list[Path]:
-    """Return the files of a log: the log itself, and its index."""
-    return [Path(f"{path}-wal"), Path(f"{path}-shm")]
+    """Return the files of a log: the log itself, and its index; beside what a link leads to."""
+    real = path.resolve()
+    return [Path(f"{real}-wal"), Path(f"{real}-shm")]
 
 
-def _has_content(name: str) -> bool:
+def _has_content(path: Path) -> bool:
     try:
-        return os.stat(name).st_size > 0  # noqa: PTH116 - as identity() does
+        return path.stat().st_size > 0
     except FileNotFoundError:
         return False
 
