@@ -85,20 +85,28 @@ class Address(Struct, frozen=True):
         """Return the path of a file, absolute, so that a process can change its directory.
 
         Raises:
-            ValueError: it is none, or relative and its directory is missing.
+            ValueError: it is none, or relative and its directory or the working one is missing.
         """
         name = self.path.removeprefix("/")
         if self.host or not name or "///" not in self.url:
             raise ValueError(f"a {self.kind} file is sqlite:///path, not {str(self)!r}")
         path = Path(name)
-        if not path.is_absolute() and not path.parent.is_dir():
+        if path.is_absolute():
+            return path
+        try:
+            here = Path.cwd()
+        except FileNotFoundError:
+            raise ValueError(
+                f"the directory in which this process works was removed, so {self} leads nowhere"
+            ) from None
+        if not path.parent.is_dir():
             # To make it would give each working directory a file of its own.
             meant = str(self).replace("///", "////", 1)
             raise ValueError(
-                f"there is no directory {str(path.parent)!r} in {str(Path.cwd())!r} for {self}; "
+                f"there is no directory {str(path.parent)!r} in {str(here)!r} for {self}; "
                 f"an absolute path has one slash more: {meant}"
             )
-        return path.absolute()
+        return here / path
 
     def without(self, names: Collection[str]) -> str:
         """Return the URL without some of its options."""

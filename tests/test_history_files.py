@@ -361,6 +361,17 @@ def test_a_relative_path_stays_what_it_was_when_the_directory_changes(
     assert (tmp_path / "h.db").exists()
 
 
+def test_a_relative_path_in_a_directory_that_was_removed_is_a_value_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ValueError, match=r"was removed, so sqlite:///h\.db leads nowhere"):
+        open_history("sqlite:///h.db")
+    open_history(url(tmp_path / "h.db"))
+
+
 def test_a_history_in_a_file_needs_no_extra() -> None:
     code = (
         "import sys, binance_insurance.history; print([m for m in sys.modules if 'asyncpg' in m])"
