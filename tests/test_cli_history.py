@@ -273,6 +273,7 @@ def test_once_is_for_cron(tmp_path: Path) -> None:
         assert printed(*options).endswith("0 new values; a gap lies before\n")
         exchange.clock_offset += 80
         assert printed(*options, "--every", "90").endswith("0 new values\n")
+        assert printed(*options, "--every", "1e300").endswith("0 new values\n")
         assert run(*options, "--every", "0").exit_code == USAGE
     assert len(json.loads(printed("history", "info", url, "-f", "json"))["gaps"]) == 1
 

@@ -213,6 +213,9 @@ def test_a_restart_within_one_tick_is_no_gap(tmp_path: Path) -> None:
         # What was missed is a gap also within a run.
         await history.record(watch(update(361, None), update(400, None), every=60))
         assert await gaps(history) == [(180, 241), (361, 400)]
+        # A tick may be longer than any time between two dates.
+        await history.record(watch(update(9_999, None), every=1e300))
+        assert await gaps(history) == [(180, 241), (361, 400)]
 
     run(tmp_path, work)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -84,7 +83,7 @@ async def _record(client: InsuranceClient, url: str, every: float) -> None:
 
 
 async def _once(client: InsuranceClient, url: str, every: float) -> None:
-    longest = timedelta(seconds=client.watch(every).every)
+    longest = client.watch(every).every
     async with open_history(url) as history, long_waits_shown(client):
         snapshot = await client.fetch_snapshot(timeout=_TIMEOUT)
         since = await resumed(history.store, snapshot.observed_at, longest)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from .._outages import BEGUN, LOST, OVER
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 _MOST = 1000  # updates that wait in memory
 _AGAIN = 2.0  # seconds after which a store that is away is tried again
-_DATE_STEP = timedelta(seconds=1)  # the exchange's dates are whole
+_DATE_STEP = 1.0  # seconds; the exchange's dates are whole
 
 _logger = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ class Recorder:
         if watch.symbols is not None:
             raise ValueError("a history takes whole snapshots: record a watch without symbols")
         asking = asyncio.create_task(self._ask(watch))
-        writing = asyncio.create_task(self._write(timedelta(seconds=watch.every)))
+        writing = asyncio.create_task(self._write(watch.every))
         try:
             await asyncio.wait({asking, writing}, return_when=asyncio.FIRST_COMPLETED)
             self._end()
@@ -113,7 +112,7 @@ class Recorder:
             self._waiting.add(update.snapshot, since)
             self._changed.set()
 
-    async def _write(self, every: timedelta) -> None:
+    async def _write(self, every: float) -> None:
         """Write what waits, until there is nothing more to come."""
         while True:
             if not self._waiting:
@@ -133,7 +132,7 @@ class Recorder:
                     _logger.warning("the history %s can be used again", self._store, extra=OVER)
                 self._failing = False
 
-    async def _append(self, taken: list[Observed], every: timedelta) -> None:
+    async def _append(self, taken: list[Observed], every: float) -> None:
         """Write updates; the first of all follows what an earlier run observed a tick before."""
         (snapshot, since), *others = taken
         if not self._begun and since is None:
@@ -159,10 +158,16 @@ class Recorder:
                 await self._cancelled.wait()
 
 
-async def resumed(store: Store, observed_at: datetime, every: timedelta) -> datetime | None:
-    """Return the last observation of a store by then; None if a tick was missed since."""
+async def resumed(store: Store, observed_at: datetime, every: float) -> datetime | None:
+    """Return the last observation of a store by then; None if a tick was missed since.
+
+    Args:
+        store: where it is recorded.
+        observed_at: when somebody looked again.
+        every: seconds of a tick, of any length.
+    """
     last = await store.read(read_last(microseconds(observed_at, "observed_at")))
-    if last is None or observed_at - aware(last) >= every + _DATE_STEP:
+    if last is None or (observed_at - aware(last)).total_seconds() >= every + _DATE_STEP:
         return None
     return aware(last)
 
