@@ -219,6 +219,19 @@ def test_a_connection_that_was_lost_unused_is_made_again_unseen(
     use(postgres_url, work)
 
 
+def test_tables_that_are_dropped_under_an_open_history_are_an_error(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    async def work(history: History) -> None:
+        assert await history.latest() == snapshot(0)
+        async with postgres_server.connected(base(postgres_url)) as connection:
+            await connection.execute("DROP SCHEMA binance_insurance CASCADE")
+        for call in (history.info(), history.latest(), history.append(snapshot(1))):
+            assert (await failure(call)).retry_after is None
+
+    use(postgres_url, work)
+
+
 def test_a_newer_schema_is_refused_and_left_as_it_is(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:

@@ -182,7 +182,7 @@ def _migrate(version: int) -> Steps[None]:
 
 def _read_size() -> Steps[int]:
     ((size,),) = yield from ask(
-        "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class "
+        "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class "
         "WHERE relnamespace = to_regnamespace(?) AND relkind = 'r'",
         SCHEMA,
     )
