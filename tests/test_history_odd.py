@@ -136,6 +136,21 @@ def test_a_merge_that_is_cancelled_adds_nothing_or_all(history_url: str, tmp_pat
     asyncio.run(asyncio.wait_for(work(), 50))
 
 
+def test_a_merge_takes_more_observations_than_a_page_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_PAGE", 2)
+
+    async def work(target: History) -> None:
+        async with open_history(f"sqlite:///{tmp_path}/source.db") as source:
+            await source.extend([(whole(number, pool("A", "1")), None) for number in range(5)])
+            assert await target.merge(source) == 1
+            assert await view(target) == await view(source)
+            assert len((await target.info()).gaps) == 4
+
+    use(f"sqlite:///{tmp_path}/h.db", work)
+
+
 @EACH_STORE
 @pytest.mark.usefixtures("small_pages")
 def test_a_reader_sees_nothing_of_a_merge_until_its_end(history_url: str, tmp_path: Path) -> None:

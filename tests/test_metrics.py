@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from math import isclose
-from typing import cast
+from typing import Self, cast
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from binance_insurance import (
     AssetBalance,
     BudgetState,
+    ClientStats,
     InsuranceClient,
     InsurancePool,
     InsuranceSnapshot,
@@ -62,6 +63,50 @@ async def test_what_is_not_known_is_absent(client: InsuranceClient) -> None:
         "weight_in_flight": {(): 0},
         "callers_waiting": {(): 0},
         "ip_banned": {(): 0},
+        "ip_frozen": {(): 0},
+    }
+
+
+class Told:
+    """A client and its budget, of which each number is another one."""
+
+    stats = staticmethod(
+        lambda: ClientStats(
+            requests_sent=1, retries=2, calls_shared=3, weight_spent=4, used_weight=5
+        )
+    )
+
+    @property
+    def budget(self) -> Self:
+        return self
+
+    def state(self) -> BudgetState:
+        return BudgetState(
+            limit=6,
+            reserve=7,
+            used_weight=8,
+            available=9,
+            in_flight=10,
+            waiting=11,
+            resets_at=None,
+            frozen_until=None,
+            banned_until=datetime(2026, 11, 28, tzinfo=UTC),
+        )
+
+
+def test_each_metric_shows_its_own_number() -> None:
+    assert scraped(InsuranceCollector(cast("InsuranceClient", Told()))) == {
+        "requests_sent_total": {(): 1},
+        "retries_total": {(): 2},
+        "calls_shared_total": {(): 3},
+        "weight_spent_total": {(): 4},
+        "weight_limit": {(): 6},
+        "weight_reserve": {(): 7},
+        "weight_used": {(): 8},
+        "weight_available": {(): 9},
+        "weight_in_flight": {(): 10},
+        "callers_waiting": {(): 11},
+        "ip_banned": {(): 1},
         "ip_frozen": {(): 0},
     }
 
@@ -130,7 +175,8 @@ async def test_a_freeze_and_a_ban_are_1_until_they_end(
 
 async def test_prometheus_registers_and_reads_it(client: InsuranceClient) -> None:
     registry = CollectorRegistry(auto_describe=True)
-    registry.register(InsuranceCollector(client))
+    registry.register(collector := InsuranceCollector(client))
+    assert collector.describe() == [], "registering asks for no values"
     text = generate_latest(registry).decode()
     assert "# TYPE binance_insurance_retries_total counter\n" in text
     assert "\nbinance_insurance_weight_limit 2400.0\n" in text

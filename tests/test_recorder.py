@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -203,6 +204,62 @@ def test_what_does_not_fit_into_memory_shows_as_a_gap(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_of_what_was_tried_in_vain_the_oldest_is_dropped_first(tmp_path: Path) -> None:
+    async def work(history: History) -> None:
+        store = Failing(history, away=1)
+
+        async def watched() -> AsyncIterator[Update]:
+            for number in range(1001):
+                yield update(number, number - 1 if number else None)
+                if number == 1:  # both are tried, and wait again
+
+                    async def failed() -> bool:
+                        return not store.away
+
+                    await until(failed)
+
+        class Waited(Updates):
+            def __aiter__(self) -> AsyncIterator[Update]:
+                return watched()
+
+        await History(cast("Any", store)).record(Waited(()).watch())
+        assert await numbers(history) == [*range(1, 1001)]
+
+    run(tmp_path, work)
+
+
+class Away:
+    """A store that is away, for all but the last of some tries, and knows when these were."""
+
+    def __init__(self, tries: int, retry_after: float) -> None:
+        self._left = tries
+        self._retry_after = retry_after
+        self.tries: list[float] = []
+
+    async def read(self, steps: Any) -> None:
+        steps.close()
+
+    async def write(self, steps: Any) -> int:
+        steps.close()
+        self.tries.append(asyncio.get_running_loop().time())
+        self._left -= 1
+        if self._left:
+            error = StoreError("the history cannot be used: it is away")
+            error.retry_after = self._retry_after
+            raise error
+        return 1
+
+
+@pytest.mark.parametrize(("retry_after", "pause"), [(60.0, 2.0), (0.5, 0.5)])
+async def test_a_store_that_is_away_is_tried_again_after_2_seconds_at_the_latest(
+    retry_after: float, pause: float
+) -> None:
+    store = Away(4, retry_after)
+    await History(cast("Any", store)).record(watch(update(0, None)))
+    pauses = [round(after - before, 3) for before, after in pairwise(store.tries)]
+    assert pauses == [pause] * 3
+
+
 def test_a_restart_within_one_tick_is_no_gap(tmp_path: Path) -> None:
     async def work(history: History) -> None:
         await history.record(watch(update(0, None), update(60, 0), every=60))
@@ -216,6 +273,53 @@ def test_a_restart_within_one_tick_is_no_gap(tmp_path: Path) -> None:
         # A tick may be longer than any time between two dates.
         await history.record(watch(update(9_999, None), every=1e300))
         assert await gaps(history) == [(180, 241), (361, 400)]
+
+    run(tmp_path, work)
+
+
+def test_dates_are_whole_seconds_where_a_tick_is_shorter(tmp_path: Path) -> None:
+    async def work(history: History) -> None:
+        await history.record(watch(update(0, None), every=1.5))
+        await history.record(watch(update(2, None), every=1.5))
+        assert await gaps(history) == []
+        await history.record(watch(update(5, None), every=1.5))
+        assert await gaps(history) == [(2, 5)]
+
+    run(tmp_path, work)
+
+
+def test_a_missed_tick_is_a_gap_also_where_each_update_is_written_alone(tmp_path: Path) -> None:
+    async def work(history: History) -> None:
+        async def watched() -> AsyncIterator[Update]:
+            yield update(0, None)
+            await until(history.latest)
+            yield update(59, None)
+
+        class Slow(Updates):
+            def __aiter__(self) -> AsyncIterator[Update]:
+                return watched()
+
+        await history.record(Slow((), every=60).watch())
+        assert await gaps(history) == [(0, 59)]
+
+    run(tmp_path, work)
+
+
+def test_what_the_first_update_says_of_the_one_before_counts(tmp_path: Path) -> None:
+    async def work(history: History) -> None:
+        await history.append(snapshot(0))
+        await history.record(watch(update(300, 240), every=60))
+        assert await gaps(history) == [(0, 240)]
+
+    run(tmp_path, work)
+
+
+def test_a_restart_within_a_second_closes_no_gap_before_it(tmp_path: Path) -> None:
+    async def work(history: History) -> None:
+        await history.append(snapshot(0))
+        await history.append(snapshot(60))
+        await history.record(watch(update(60, None), every=60))
+        assert await gaps(history) == [(0, 60)]
 
     run(tmp_path, work)
 
@@ -320,7 +424,7 @@ def test_a_store_that_is_away_when_it_is_cancelled_is_tried_once_more(
 ) -> None:
     async def work(history: History) -> None:
         store = Failing(history, away=10**6, retry_after=60.0)
-        updates = Updates([update(0, None)], then=asyncio.Event().wait)
+        updates = Updates([update(0, None), update(1, 0)], then=asyncio.Event().wait)
         recording = asyncio.create_task(History(cast("Any", store)).record(updates.watch()))
         await store.asked.wait()
         await asyncio.sleep(0.05)
@@ -331,7 +435,7 @@ def test_a_store_that_is_away_when_it_is_cancelled_is_tried_once_more(
 
     with caplog.at_level(logging.WARNING):
         run(tmp_path, work)
-    assert "1 updates are lost" in caplog.messages[-1]
+    assert "2 updates are lost" in caplog.messages[-1]
 
 
 def test_a_client_in_a_watch_is_asked_by_its_schedule_alone(tmp_path: Path) -> None:
