@@ -295,6 +295,107 @@ def test_info_says_how_much_and_how_late(url: str) -> None:
         assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (0, "", 1)
 
 
+def test_info_adds_up_gaps_and_delays(tmp_path: Path) -> None:
+    late = {"A": 10, "B": 12, "C": 30}
+    make(
+        url := f"sqlite:///{tmp_path / 'h.db'}",
+        (0, [pool(name, "1") for name in late]),
+        (30, [pool(name, "1") for name in late]),
+        (200, [pool(name, "1") for name in late]),
+        (400, [pool(name, "2", 400 - seconds) for name, seconds in late.items()]),
+    )
+    shown = dict(re.split(r"  +", line) for line in printed("history", "info", url).splitlines())
+    assert shown["Gaps"] == "2, together 0:06:10"
+    assert shown["Longest gap"] == "0:03:20 from 2026-09-24 09:17:20 UTC"
+    assert shown["Reported"] == "10 s to 30 s after the update, median 12 s"
+    (row,) = csv.DictReader(io.StringIO(printed("history", "info", url, "-f", "csv")))
+    size = int(row.pop("size"))
+    assert f"{size:,} bytes" == shown["Size"]
+    assert row == {
+        "schema": "1",
+        "values": "6",
+        "first": "2026-09-24T09:14:00Z",
+        "last": "2026-09-24T09:20:40Z",
+        "gaps": "2",
+        "gap_seconds": "370.0",
+        "least_delay": "10.0",
+        "median_delay": "12.0",
+        "greatest_delay": "30.0",
+    }
+
+
+def test_changes_say_what_rose_and_what_is_held_anew(tmp_path: Path) -> None:
+    def held(symbol: str, **balances: str) -> InsurancePool:
+        assets = (AssetBalance(asset, Decimal(each), 0) for asset, each in balances.items())
+        return InsurancePool((symbol,), tuple(assets))
+
+    make(
+        url := f"sqlite:///{tmp_path / 'h.db'}",
+        (0, [held("A", USDT="1", ETH="-3"), held("B", USDT="1", ETH="4")]),
+        (9, [held("A", USDT="3", BTC="-5"), held("B", USDT="1", BTC="2")]),
+    )
+    lines = printed("history", "changes", url, "--since", "999999d").splitlines()
+    assert lines[0] == "From 2026-09-24 09:14:00 to 2026-09-24 09:14:09 UTC"
+    assert [" ".join(line.split()) for line in lines[3:]] == [
+        "BTC not held before -5 A",
+        "BTC not held before 2 B",
+        "ETH not held now 4 B",
+        "ETH not held now -3 A",
+        "USDT +2 rose 1 3 A",
+    ]
+
+
+def test_falls_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    balances = (9, 5, 9, 3, 9, 7, 8)
+    make(
+        url := f"sqlite:///{tmp_path / 'h.db'}",
+        *((n, [pool("A", str(each), n), pool("B", "0")]) for n, each in enumerate(balances)),
+        (8, [pool("A", "8", 8), pool("B", "-1", 8)]),
+    )
+
+    def troughs(*options: str) -> list[str]:
+        found = json.loads(
+            printed("history", "drawdowns", url, "A", "USDT", "-f", "json", *options)
+        )
+        return [fall["trough"] for fall in found]
+
+    second = "2026-09-24T09:14:0{}Z".format
+    assert troughs() == ["3", "5", "7"]
+    assert troughs("--limit", "1") == ["3"]
+    assert troughs("--start", second(2)) == ["3", "7"]
+    assert troughs("--end", second(3)) == ["5"]
+    assert (
+        json.loads(
+            printed("history", "drawdowns", url, "A", "USDT", "-f", "json", "--window", "1s")
+        )[2]["trough_time"]
+        == int(START.timestamp() + 5) * 1000
+    )
+    table = printed("history", "drawdowns", url, "A", "USDT", "--limit", "1").split()
+    assert table[-2:] == ["2026-09-24", "09:14:04"], "recovered"
+    below = printed("history", "drawdowns", url, "B", "USDT").splitlines()[-1].split()
+    assert below[:2] == ["1", "0"], "there is no percentage of nothing"
+    for asked in ("series", "drawdowns"):
+        missing = run("history", asked, url, "-", "BTC")
+        assert " BTC of the whole fund" in missing.stderr
+
+
+def test_the_fund_has_no_pool_and_many_symbols_and_any_time_are_shown(tmp_path: Path) -> None:
+    names = [f"S{number:02}" for number in range(13)]
+    far = 10**15  # the exchange can report any number
+    late = InsurancePool(("S00", "Z"), (AssetBalance("USDT", Decimal(2), far),))
+    make(
+        url := f"sqlite:///{tmp_path / 'h.db'}",
+        (0, [pool(" ".join(names), "3"), pool("Z", "1")]),
+        (9, [pool(" ".join(names[1:]), "2", 9), late]),
+    )
+    fund = printed("history", "series", url, "-", "USDT").splitlines()
+    assert fund[0].split("  ")[-1] == "First reported"
+    assert len(fund) == 3
+    *_, moved = printed("history", "series", url, "S01", "USDT").splitlines()
+    assert moved.endswith(f"  {' '.join(names[:8])} and 5 more  {' '.join(names[1:])}")
+    assert f"\n{far} " in printed("history", "series", url, "Z", "USDT")
+
+
 def test_export_and_merge(url: str, tmp_path: Path) -> None:
     for ending in ("csv", "jsonl"):
         file = tmp_path / f"values.{ending}"
