@@ -16,7 +16,17 @@ import msgspec
 import pytest
 
 from binance_insurance import AssetBalance, InsurancePool, InsuranceSnapshot
-from binance_insurance.history import Delays, History, HistoryInfo, copying, open_history
+from binance_insurance.history import (
+    Delays,
+    History,
+    HistoryInfo,
+    copying,
+    open_history,
+    reading,
+    steps,
+    times,
+)
+from binance_insurance.history.export import export
 
 from .conftest import IN_CAMPAIGN
 from .recording import POOLS, snapshot
@@ -153,6 +163,30 @@ def test_a_merge_takes_more_observations_than_a_page_has(
 
 @EACH_STORE
 @pytest.mark.usefixtures("small_pages")
+def test_a_merge_goes_no_further_once_it_is_cancelled(history_url: str, tmp_path: Path) -> None:
+    async def work() -> None:
+        target, source = await two(history_url, tmp_path)
+        before, calls = await view(target), 0
+
+        async def cancel() -> None:
+            nonlocal calls
+            calls += 1
+            merging.cancel()
+
+        merging = asyncio.create_task(target.merge(followed(source, cancel)))
+        await asyncio.wait({merging})
+        assert merging.cancelled()
+        assert await target.append(snapshot(3)) == 0  # after whatever is under way
+        assert await view(target) == before
+        assert calls == 1
+        for each in (target, source):
+            await each.aclose()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
+@EACH_STORE
+@pytest.mark.usefixtures("small_pages")
 def test_a_reader_sees_nothing_of_a_merge_until_its_end(history_url: str, tmp_path: Path) -> None:
     async def work() -> None:
         target, source = await two(history_url, tmp_path)
@@ -270,6 +304,80 @@ def test_the_order_of_two_pools_that_name_a_symbol_changes_no_answer(
         assert await answers(history) == before
 
     use(history_url, work)
+
+
+@EACH_STORE
+def test_of_several_orders_the_answer_is_the_same_whichever_came_first(
+    history_url: str, tmp_path: Path
+) -> None:
+    def held(symbols: str, *assets: str) -> InsurancePool:
+        balances = (AssetBalance(asset, Decimal(1), 0) for asset in assets)
+        return InsurancePool(tuple(symbols.split()), tuple(balances))
+
+    one = held("A B", "BTC", "USDT"), held("C", "USDT")
+    other = held("C", "USDT"), held("B A", "USDT", "BTC")
+
+    async def work(history: History) -> None:
+        async with open_history(f"sqlite:///{tmp_path}/other.db") as second:
+            await history.extend([(whole(0, *one), None), (whole(1, *other), None)])
+            for number, pools in enumerate((other, one)):
+                await second.append(whole(number, *pools))
+            assert await history.latest() == await second.latest()
+            await history.append(whole(2, *one))
+            assert await second.merge(history) == 0
+            assert await history.latest() == await second.latest()
+
+    use(history_url, work)
+
+
+@EACH_STORE
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_answers_do_not_depend_on_the_size_of_pages(
+    size: int, history_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(history: History) -> None:
+        looks = [
+            whole(n, pool("A", str(n), n // 5), *(pool(f"P{each}", "1") for each in range(n)))
+            for n in range(12)
+        ]
+
+        async def answers() -> list[object]:
+            return [
+                await history.latest(),
+                await history.series("A", "USDT"),
+                await history.series(None, "USDT"),
+                await history.info(),
+            ]
+
+        for number in (5, 12):
+            await history.extend([(each, None) for each in looks[:number]])
+        usual = await answers()
+        assert usual[0] == looks[-1]
+        for module, name in ((reading, "_PAGE"), (steps, "_AT_ONCE"), (times, "_PART")):
+            monkeypatch.setattr(module, name, size)
+        assert await answers() == usual
+        assert await history.extend([(each, None) for each in reversed(looks)]) == 0
+
+    use(history_url, work)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "JSONL"])
+def test_an_export_has_what_was_updated_at_0_and_before(ending: str, tmp_path: Path) -> None:
+    async def work(history: History) -> None:
+        values = [AssetBalance(asset, Decimal(1), time) for asset, time in (("A", 0), ("B", -1))]
+        pools = [InsurancePool((symbol,), tuple(values)) for symbol in "XY"]
+        await history.append(whole(0, *pools))
+        path = tmp_path / f"values.{ending}"
+        assert await export(history, path) == 4
+        rows = [msgspec.json.decode(line) for line in path.read_text().splitlines()]
+        assert [(row["symbols"], row["asset"], row["update_time"]) for row in rows] == [
+            (["X"], "A", 0),
+            (["X"], "B", -1),
+            (["Y"], "A", 0),
+            (["Y"], "B", -1),
+        ]
+
+    use(f"sqlite:///{tmp_path}/h.db", work)
 
 
 @EACH_STORE

@@ -76,7 +76,9 @@ class Facts(Struct):
     def add(self, snapshot: InsuranceSnapshot, observed: int, begun: int) -> None:
         """Add that a snapshot was observed, in microseconds, and since when somebody looked."""
         layout = layout_of(snapshot)
-        self.layouts[layout.digest] = layout
+        known = self.layouts.setdefault(layout.digest, layout)
+        if layout.content < known.content:  # so that it does not matter which came first
+            self.layouts[layout.digest] = layout
         self.observations.add((observed, layout.digest))
         self.spans.append((begun, observed))
 
