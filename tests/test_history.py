@@ -17,6 +17,7 @@ import pytest
 from binance_insurance import AssetBalance, InsurancePool, InsuranceSnapshot
 from binance_insurance.errors import StoreError
 from binance_insurance.history import Drawdown, History, Series, open_history
+from binance_insurance.history.steps import Steps, ask, fetch
 
 from .recording import snapshot
 
@@ -134,6 +135,8 @@ WRONG: dict[str, Callable[[History], Coroutine[Any, Any, object]]] = {
     "window below 0": lambda h: h.drawdowns("A", "USDT", window=-1.0),
     "endless window": lambda h: h.drawdowns("A", "USDT", window=float("inf")),
     "window that is no number": lambda h: h.drawdowns("A", "USDT", window=float("nan")),
+    "window that is a bool": lambda h: h.drawdowns("A", "USDT", window=True),
+    "limit that is a bool": lambda h: h.drawdowns("A", "USDT", limit=True),
     "limit of 0": lambda h: h.drawdowns("A", "USDT", limit=0),
     "limit below 0": lambda h: h.drawdowns("A", "USDT", limit=-1),
     "at that is no time": lambda h: h.latest(NO_TIME),
@@ -309,6 +312,23 @@ def test_one_history_serves_several_event_loops(history_url: str) -> None:
     for number in range(3):
         assert asyncio.run(history.append(snapshot(number))) == 20 + 20 * (number == 0)
     asyncio.run(history.aclose())
+
+
+def test_all_steps_of_an_answer_see_one_state(history_url: str) -> None:
+    async def work(history: History) -> None:
+        async def append() -> int:
+            return await history.append(snapshot(1))
+
+        def count_twice() -> Steps[list[int]]:
+            ((before,),) = yield from ask("SELECT count(*) FROM value")
+            new = yield from fetch(append)
+            ((after_it,),) = yield from ask("SELECT count(*) FROM value")
+            return [before, after_it - before, new]
+
+        await history.append(snapshot(0))
+        assert await history.store.read(count_twice()) == [40, 0, 20]
+
+    use(history_url, work)
 
 
 def test_other_programs_read_the_view(tmp_path: Path) -> None:

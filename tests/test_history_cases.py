@@ -218,6 +218,18 @@ CASES = {
         ),
         gaps=((60, 300),),
     ),
+    "one that follows itself covers nothing": Case(
+        looks=(look(0, "A: 1@0"), look(60, "A: 1@0", since=60)),
+        gaps=((0, 60),),
+    ),
+    "a range of no length has nothing": Case(
+        looks=(look(0, "A: 1@0"), look(60, "A: 1@60")),
+        start=60,
+        end=60,
+        points=(),
+        gaps=(),
+        falls=(),
+    ),
     "another one who looked leaves none": Case(
         looks=(
             look(0, "A: 1@0"),
@@ -308,6 +320,17 @@ CASES = {
     "depths are exact": Case(
         looks=(look(0, "A: 123456789012345678901234567890@0"), look(60, "A: 1E-30@60")),
         falls=(("123456789012345678901234567890", "1E-30", 0, 60, None),),
+    ),
+    "the deepest comes first, by however little": Case(
+        looks=tuple(
+            look(n, f"A: {b}@{n}") for n, b in enumerate(("1E+30", "0", "1E+30", "-1E-5", "1E+30"))
+        ),
+        falls=(("1E+30", "-1E-5", 2, 3, 4), ("1E+30", "0", 0, 1, 2)),
+    ),
+    "below another peak of the window it is deeper, by however little": Case(
+        looks=tuple(look(n, f"A: {b}@{n}") for n, b in ((0, "2E+30"), (1, "1E+30"), (3, "-1E-5"))),
+        window=2,
+        falls=(("1E+30", "-1E-5", 1, 3, None),),
     ),
     # A move is never a fall
     **{

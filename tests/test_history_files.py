@@ -72,6 +72,8 @@ def test_the_file_is_this_users_alone(tmp_path: Path) -> None:
             await history.append(snapshot(0))
             for each in path.parent.iterdir():
                 assert stat.S_IMODE(each.stat().st_mode) == 0o600
+            size = (await history.info()).size
+            assert size == sum(each.stat().st_size for each in path.parent.iterdir())
 
     run(work())
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -269,6 +271,12 @@ def make_foreign(path: Path) -> None:
         connection.execute("CREATE TABLE value (mine)")
 
 
+def make_foreign_and_empty(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA application_id = 1")
+
+
 def make_newer(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -278,6 +286,7 @@ OTHERS = {
     "a directory": (make_directory, "no file"),
     "no database": (make_text, "not a database"),
     "another program's": (make_foreign, "another program"),
+    "another program's, still empty": (make_foreign_and_empty, "another program"),
     "a newer schema": (make_newer, "upgrade binance-insurance"),
 }
 
@@ -298,6 +307,21 @@ def test_what_is_no_history_is_refused_and_left_as_it_is(
     run(work())
     assert [each.name for each in path.parent.iterdir()] == [path.name]
     assert before == (None if path.is_dir() else path.read_bytes())
+
+
+def test_what_is_empty_is_no_history_to_read_but_one_can_be_begun_there(tmp_path: Path) -> None:
+    path = tmp_path / "h.db"
+    path.touch()
+
+    async def work() -> None:
+        error = await cannot_open(path, read_only=True)
+        assert "it holds no history" in str(error)
+        assert error.retry_after is None
+        assert path.stat().st_size == 0
+        async with open_history(url(path)) as history:
+            assert await history.latest() is None
+
+    run(work())
 
 
 def test_a_broken_file_is_an_error(path: Path) -> None:
