@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from binance_insurance.cli._app import app
@@ -122,6 +124,54 @@ def test_a_port_in_use_and_a_bad_number_are_one_line() -> None:
     assert (wrong.exit_code, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("binance-insurance: every must be a positive number")
     assert used.stderr.count("\n") == wrong.stderr.count("\n") == 1
+
+
+class Served:
+    """A server that listens nowhere, and ends the command as soon as that has begun."""
+
+    server_port = 4321
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, str]] = []
+        self.ended: list[str] = []
+
+    def start(self, port: int, address: str, _: CollectorRegistry) -> tuple[Served, None]:
+        self.asked.append((port, address))
+        signal.raise_signal(signal.SIGTERM)
+        return self, None
+
+    def shutdown(self) -> None:
+        self.ended.append("shutdown")
+
+    def server_close(self) -> None:
+        self.ended.append("close")
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "url"),
+    [
+        ([], (9101, "127.0.0.1"), "http://127.0.0.1:4321/metrics"),
+        (["--host", "::1", "--port", "0"], (0, "::1"), "http://[::1]:4321/metrics"),
+    ],
+)
+def test_it_listens_where_it_is_told_and_spends_from_the_budget(
+    options: list[str],
+    asked: tuple[int, str],
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served = Served()
+    monkeypatch.setattr("prometheus_client.start_http_server", served.start)
+    budget = ["--budget", f"sqlite:///{tmp_path}/budget.db"]
+    done = CliRunner().invoke(
+        app, ["exporter", "--base-url", "http://127.0.0.1:9", *budget, *options]
+    )
+    assert done.exit_code == 0
+    assert done.stdout.startswith(f"{url} ")
+    assert served.asked == [asked]
+    assert served.ended == ["shutdown", "close"]
+    assert (tmp_path / "budget.db").exists()
 
 
 def test_without_prometheus_client_the_error_names_the_extra(

@@ -26,6 +26,7 @@ from typer.testing import CliRunner, Result
 
 from binance_insurance import AssetBalance, InsurancePool, InsuranceSnapshot
 from binance_insurance.changes import Change, diff
+from binance_insurance.cli import _recording
 from binance_insurance.cli._app import app
 from binance_insurance.history import (
     Drawdown,
@@ -36,6 +37,7 @@ from binance_insurance.history import (
     recorder,
     sqlite_file,
 )
+from binance_insurance.sandbox import Fault
 from binance_insurance.sandbox._scenarios import Regrouping
 
 from .conftest import IN_CAMPAIGN
@@ -46,7 +48,7 @@ if sys.platform == "win32":
 
 from .terminal import Terminal
 
-USAGE, NO_STORE, NO_OUTPUT = 2, 6, 7
+USAGE, NO_STORE, NO_OUTPUT, INTERRUPTED = 2, 6, 7, 130
 DAY = 1.2  # seconds of a day of the exchange
 START = datetime(2026, 9, 24, 9, 14, tzinfo=UTC)
 LONG = "123456789012345678901234567890.123456789012345678"
@@ -590,6 +592,35 @@ def test_what_is_lost_at_the_end_is_an_error(tmp_path: Path) -> None:
         result = run_until(lambda: len(exchange.requests) > 5, "record", url, *options)
     assert result.exit_code == NO_STORE
     assert "locked" in result.stderr.splitlines()[-1]
+
+
+def test_record_says_that_observations_stop_and_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_recording, "_LOOK", 0.01)
+    with exchange_in_a_thread() as exchange:
+        exchange.inject(Fault.of_status(403, b"<html>"))
+        result = run_until(
+            lambda: len(exchange.requests) > 3,
+            *("record", f"sqlite:///{tmp_path / 'h.db'}"),
+            *("--every", "0.3", "--base-url", exchange.url),
+        )
+    _, stopped, goes_on = result.stderr.splitlines()
+    assert stopped.startswith("binance-insurance: observations have stopped: the exchange's fire")
+    assert goes_on == "binance-insurance: observations go on"
+
+
+def test_once_that_is_interrupted_is_no_success(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'h.db'}"
+    with exchange_in_a_thread() as exchange:
+
+        def interrupt() -> float:
+            os.kill(os.getpid(), signal.SIGINT)
+            return 5.0
+
+        exchange.latency = interrupt
+        result = run("record", url, "--once", "--base-url", exchange.url)
+    assert (result.exit_code, result.stdout) == (INTERRUPTED, "")
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,17 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do() -> None:
         assert all(rule["annotations"].values())
 
 
+def test_alerts_come_at_what_the_page_says() -> None:
+    ban, blind, never, high, fell = RULES
+    assert ban["expr"].endswith("ip_banned == 1")
+    assert blind["expr"].endswith("observed_timestamp_seconds > 300")
+    assert never["for"] == "5m"
+    assert not any("for" in rule for rule in (ban, blind, high, fell))
+    assert high["expr"].endswith("weight_limit > 0.9")
+    assert fell["expr"].split()[:4] == ["binance_insurance_pool_balance", "<=", "0.9", "*"]
+    assert "max_over_time(binance_insurance_pool_balance[1d])" in fell["expr"]
+
+
 @pytest.mark.parametrize(
     ("what", "name"), [("dashboard", "dashboard.json"), ("alerts", "alerts.yml")]
 )

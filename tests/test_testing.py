@@ -26,8 +26,10 @@ from binance_insurance import (
     AssetBalance,
     InsuranceClient,
     InsurancePool,
+    IPBannedError,
     LocalBudget,
     RetryPolicy,
+    Runtime,
     ServerError,
 )
 from binance_insurance.sandbox import Fault, Sandbox
@@ -214,6 +216,19 @@ def test_the_options_of_a_client_win() -> None:
             fetch(client)
 
 
+def test_no_budget_is_the_one_of_the_exchange_and_it_has_the_clock_of_the_client() -> None:
+    with run_exchange(limit=50) as exchange:
+        later = time.time() + 10**6
+        client = exchange.client(budget=None, runtime=Runtime(wall=lambda: later))
+        exchange.inject(Fault.of_status(418, headers={"Retry-After": "300", "Date": ""}))
+        with pytest.raises(IPBannedError):
+            fetch(client)
+        state = client.budget.state()
+        assert (state.limit, state.reserve) == (50, 0)
+        assert state.banned_until is not None
+        assert state.banned_until.timestamp() > later
+
+
 @pytest.mark.parametrize(
     ("options", "function"), [(ExchangeOptions, Sandbox), (ClientOptions, InsuranceClient)]
 )
@@ -326,6 +341,19 @@ def test_an_interval_is_a_whole_number_of_seconds(interval: int) -> None:
         run_exchange(interval=interval),
     ):
         pass
+
+
+def test_a_short_window_begins_anew_only_in_its_last_sixth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_790_000_040.0 - 2.5)
+    with run_exchange(interval=12) as exchange:
+        ask(f"{exchange.url}/fapi/v1/ping")
+    assert exchange.requests[0].at % 12 == 9.5
+
+
+def test_a_clock_offset_that_is_given_is_kept() -> None:
+    with run_exchange(clock_offset=1000.0) as exchange:
+        ask(f"{exchange.url}/fapi/v1/ping")
+        assert 900 < exchange.requests[0].at - time.time() <= 1000
 
 
 # --- Pools ---

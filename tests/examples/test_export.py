@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from binance_insurance import AssetBalance, InsurancePool, InsuranceSnapshot
 from binance_insurance.cli._app import app
-from binance_insurance.history import History, copying, open_history
+from binance_insurance.history import History, copying, open_history, parquet
 from binance_insurance.history.export import export
 
 START = datetime(2026, 9, 24, 9, 14, 0, 7000, tzinfo=UTC)
@@ -137,6 +137,19 @@ def test_parquet_has_exact_decimals_and_utc_times(tmp_path: Path, path: Path) ->
     assert list(by_pandas["balance"]) == [row[2] for row in expected]
     assert by_pandas["update_time"][0] == START - timedelta(milliseconds=1)
     assert str(by_pandas["update_time"].dtype) == "datetime64[ms, UTC]"
+
+
+def test_parquet_has_each_value_once_whatever_a_reader_takes_at_a_time(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = path.with_suffix(".parquet")
+    monkeypatch.setattr(copying, "_PAGE", 1)
+    monkeypatch.setattr(parquet, "_GROUP", 3)
+    exported(f"sqlite:///{tmp_path / 'h.db'}", path, SNAPSHOTS)
+    rows = pl.read_parquet(path).rows()
+    assert [(tuple(row[2]), row[4]) for row in rows] == [
+        (symbols, Decimal(balance)) for _, _, symbols, _, balance in ROWS
+    ]
 
 
 def test_the_command_writes_parquet_or_says_in_one_line_why_not(tmp_path: Path) -> None:
