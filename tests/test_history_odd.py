@@ -187,6 +187,29 @@ def test_a_merge_goes_no_further_once_it_is_cancelled(history_url: str, tmp_path
 
 @EACH_STORE
 @pytest.mark.usefixtures("small_pages")
+def test_what_is_appended_to_the_other_during_a_merge_is_no_observation_without_values(
+    history_url: str, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        target, source = await two(history_url, tmp_path)
+        numbers = iter(range(10, 99))
+
+        async def append() -> None:
+            await source.append(snapshot(next(numbers)))
+
+        await target.merge(followed(source, append))
+        assert next(numbers) > 16, "a merge of several pages"
+        assert await target.latest() == snapshot(5)
+        await target.merge(source)
+        assert await view(target) == await view(source)
+        for each in (target, source):
+            await each.aclose()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
+@EACH_STORE
+@pytest.mark.usefixtures("small_pages")
 def test_a_reader_sees_nothing_of_a_merge_until_its_end(history_url: str, tmp_path: Path) -> None:
     async def work() -> None:
         target, source = await two(history_url, tmp_path)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -19,6 +20,7 @@ from benchmarks.postgres_server import PASSWORD, USER, PostgresServer
 from binance_insurance import AssetBalance, InsurancePool, InsuranceSnapshot
 from binance_insurance.errors import StoreError
 from binance_insurance.history import History, open_history
+from binance_insurance.history import postgres_server as postgres_server_module
 
 from .conftest import IN_CAMPAIGN
 from .recording import POOLS, at, snapshot
@@ -453,6 +455,62 @@ def test_a_socket_is_named_by_its_directory(
         assert "ours" in {name for (name,) in names}
 
     use(url, work)
+
+
+def test_the_login_can_be_of_any_letters_and_stand_in_options_or_in_a_file(
+    postgres_server: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    name, user, password = base(postgres_url), "gu:e@st", "p@s/s%40:?"
+    port, quoted = postgres_server.port, quote(password, safe="")
+    postgres_server.execute(
+        f"CREATE ROLE \"{user}\" LOGIN PASSWORD '{password}'",
+        f'GRANT CREATE ON DATABASE "{name}" TO "{user}"',
+        database=name,
+    )
+    passfile = tmp_path / "passwords"
+    passfile.write_text(f"127.0.0.1:{port}:{name}:{USER}:{PASSWORD}\n")
+    passfile.chmod(0o600)
+    login = quote(user, safe="")
+    try:
+        for number, url in enumerate(
+            (
+                f"postgresql://{login}:{quoted}@127.0.0.1:{port}/{name}",
+                f"postgresql:///{name}?host=127.0.0.1&port={port}&user={login}&password={quoted}",
+                f"postgresql://{USER}@127.0.0.1/{name}?port={port}&passfile={passfile}",
+            )
+        ):
+
+            async def append(url: str = url, number: int = number) -> int:
+                async with open_history(url) as history:
+                    return await history.append(snapshot(number))
+
+            assert asyncio.run(append()) == POOLS * (1 + (number == 0))
+        wrong = f"postgresql:///{name}?host=127.0.0.1&port={port}&user={login}&password=wr0ng!"
+        error = asyncio.run(failure(enter(wrong)))
+        assert "refuses this user or password" in str(error)
+    finally:
+        postgres_server.execute(
+            f'DROP OWNED BY "{user}" CASCADE', f'DROP ROLE "{user}"', database=name
+        )
+
+
+def test_an_address_of_version_6_stands_in_brackets() -> None:
+    history = open_history("postgresql://user@[::1]/base")
+    assert repr(history) == "<History PostgreSQL at ::1, database base>"
+
+
+def test_more_rows_than_one_insertion_takes_are_all_there(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_server_module, "_AT_ONCE", 7)
+
+    async def work(history: History) -> None:
+        assert await history.append(snapshot(1)) == POOLS
+        assert await history.latest() == snapshot(1)
+        assert (await history.info()).values == 3 * POOLS
+        assert (await history.info()).size > 8192
+
+    use(postgres_url, work)
 
 
 @pytest.mark.parametrize(
