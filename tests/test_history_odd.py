@@ -146,15 +146,15 @@ def test_a_merge_that_is_cancelled_adds_nothing_or_all(history_url: str, tmp_pat
     asyncio.run(asyncio.wait_for(work(), 50))
 
 
-def test_a_merge_takes_more_observations_than_a_page_has(
+def test_a_merge_takes_more_observations_and_values_than_a_page_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copying, "_PAGE", 2)
 
     async def work(target: History) -> None:
         async with open_history(f"sqlite:///{tmp_path}/source.db") as source:
-            await source.extend([(whole(number, pool("A", "1")), None) for number in range(5)])
-            assert await target.merge(source) == 1
+            await source.extend([(whole(n, pool("A", str(n), n)), None) for n in range(5)])
+            assert await target.merge(source) == 5
             assert await view(target) == await view(source)
             assert len((await target.info()).gaps) == 4
 

@@ -18,6 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 from threading import get_ident
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -26,7 +27,6 @@ from binance_insurance import (
     AssetBalance,
     InsuranceClient,
     InsurancePool,
-    IPBannedError,
     LocalBudget,
     RetryPolicy,
     Runtime,
@@ -216,17 +216,23 @@ def test_the_options_of_a_client_win() -> None:
             fetch(client)
 
 
-def test_no_budget_is_the_one_of_the_exchange_and_it_has_the_clock_of_the_client() -> None:
+def test_no_budget_is_the_one_of_the_exchange_and_it_has_the_clocks_of_the_client() -> None:
+    now = [time.monotonic()]
     with run_exchange(limit=50) as exchange:
-        later = time.time() + 10**6
-        client = exchange.client(budget=None, runtime=Runtime(wall=lambda: later))
-        exchange.inject(Fault.of_status(418, headers={"Retry-After": "300", "Date": ""}))
-        with pytest.raises(IPBannedError):
-            fetch(client)
-        state = client.budget.state()
-        assert (state.limit, state.reserve) == (50, 0)
-        assert state.banned_until is not None
-        assert state.banned_until.timestamp() > later
+        client = exchange.client(budget=None, runtime=Runtime(monotonic=lambda: now[0]))
+        fetch(client)
+        assert client.budget.state().available == 49
+        now[0] += 60  # a window
+        assert client.budget.state().available == 50
+
+
+def test_a_fault_is_for_the_requests_that_it_names() -> None:
+    with run_exchange() as exchange:
+        exchange.inject(UNAVAILABLE, request="GET /fapi/v1/ping")
+        fetch(exchange.client())
+        assert exchange.unmet_faults == (UNAVAILABLE,)
+        with pytest.raises(HTTPError, match="503"):
+            ask(f"{exchange.url}/fapi/v1/ping")
 
 
 @pytest.mark.parametrize(

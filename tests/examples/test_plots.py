@@ -8,7 +8,7 @@ import io
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from itertools import pairwise
 from math import isnan
@@ -80,7 +80,8 @@ def test_the_largest_pools_are_bars_with_the_largest_at_the_top() -> None:
     assert ax.get_xlabel() == "USDT"
     assert ax.get_title() == "4 pools, 2026-11-24 12:00:00 UTC"
     assert bars(plot_snapshot(snapshot(*pools), "USDT", top=2)) == bars(ax)[:2]
-    part = plot_snapshot(snapshot(*pools, complete=False), "USDT", top=2)
+    abroad = NOON.astimezone(timezone(timedelta(hours=9)))
+    part = plot_snapshot(InsuranceSnapshot(pools, abroad, False), "USDT", top=2)
     assert part.get_title() == "2 largest of 4 pools, part of all, 2026-11-24 12:00:00 UTC"
 
 
@@ -136,6 +137,8 @@ def test_a_label_is_one_short_line_without_mathematics() -> None:
     ax = plot_snapshot(snapshot(odd, long), "USDT")
     assert [label for label, _ in bars(ax)] == [r"A\n$x^2$\x1b[31m", "L" * 36 + "…"]
     assert r"<!-- A\n$x^2$\x1b[31m -->" in rendered(ax)
+    wide = InsurancePool(("\u26a1" * 20,), odd.assets)  # letters of two columns
+    assert bars(plot_snapshot(snapshot(wide), "USDT"))[0][0] == "\u26a1" * 18 + "…"
 
 
 # --- A series ---
@@ -269,6 +272,7 @@ def test_a_series_without_points_says_so() -> None:
         ax = plot_series(Series((), gaps, ()))
         assert ax.get_title() == "no balance was reported"
         assert line(ax) == []
+        assert list(ax.get_yticks()) == []
         rendered(ax)
 
 
