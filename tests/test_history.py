@@ -130,6 +130,7 @@ WRONG: dict[str, Callable[[History], Coroutine[Any, Any, object]]] = {
     "blank symbol": lambda h: h.series(" ", "USDT"),
     "symbol with a blank": lambda h: h.drawdowns("A B", "USDT"),
     "symbol that is a number": lambda h: h.series(1, "USDT"),  # type: ignore[arg-type]
+    "asset that is a number": lambda h: h.series("A", 1),  # type: ignore[arg-type]
     "empty asset": lambda h: h.series("A", " "),
     "window of 0": lambda h: h.drawdowns("A", "USDT", window=0),
     "window below 0": lambda h: h.drawdowns("A", "USDT", window=-1.0),

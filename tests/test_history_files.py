@@ -152,6 +152,27 @@ def test_what_is_read_only_leaves_the_log_of_a_killed_process_also_behind_a_link
     assert Path(f"{real}-wal").read_bytes() == log
 
 
+def test_what_is_read_only_leaves_the_log_that_a_killed_process_left(path: Path) -> None:
+    left = path.with_name("left.db")
+
+    async def leave() -> None:
+        async with open_history(url(path)) as history:
+            await history.append(snapshot(1))
+            for name in ("", "-wal"):
+                shutil.copy(f"{path}{name}", f"{left}{name}")
+
+    async def read() -> None:
+        async with open_history(url(left), read_only=True) as history:
+            assert await history.latest() == snapshot(1)
+
+    run(leave())
+    files = left, Path(f"{left}-wal")
+    before = [each.read_bytes() for each in files]
+    assert all(before)
+    run(read())
+    assert [each.read_bytes() for each in files] == before
+
+
 @contextmanager
 def another_user() -> Generator[None]:
     """Be nobody, if we are root, who may do everything."""

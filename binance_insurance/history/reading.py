@@ -316,6 +316,6 @@ def _read_gaps(seen: _Range | None, between: _Range) -> Steps[tuple[Gap, ...]]:
 def _find_asset(name: str) -> Steps[tuple[str, int] | None]:
     """Return the name and the number of an asset, in upper or lower case; None if it is unknown."""
     known = {each: (each, number) for each, number in (yield from asset_numbers()).items()}
-    upper = name.strip().upper()
+    upper = name.upper()
     found = (each for each in sorted(known) if each.upper() == upper)
     return known.get(name) or known.get(next(found, ""))

@@ -25,12 +25,10 @@ def united(spans: Iterable[Span]) -> list[Span]:
 
 
 def gaps(spans: Iterable[Span], first: int, last: int) -> tuple[Gap, ...]:
-    """Return what no span covers between two moments."""
+    """Return what no span covers between two moments; each span touches the time between them."""
     found: list[Gap] = []
     covered = first
     for begun, ended in united(spans):
-        if begun > last:
-            break
         if begun > covered:
             found.append(Gap(aware(covered), aware(begun)))
         covered = max(covered, ended)
