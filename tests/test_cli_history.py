@@ -610,6 +610,15 @@ def test_record_says_that_observations_stop_and_go_on(
     assert goes_on == "binance-insurance: observations go on"
 
 
+def test_record_looks_each_minute_unless_told_otherwise(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'h.db'}"
+    with exchange_in_a_thread() as exchange:
+        options = ("record", url, "--base-url", exchange.url)
+        result = run_until(lambda: len(exchange.requests) > 0, *options)
+    assert result.exit_code == 0
+    assert ", every 60 s; Ctrl-C ends it" in result.stderr
+
+
 def test_once_that_is_interrupted_is_no_success(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'h.db'}"
     with exchange_in_a_thread() as exchange:

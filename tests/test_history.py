@@ -244,6 +244,24 @@ def test_values_are_rows_and_json(history_url: str) -> None:
     use(history_url, work)
 
 
+def test_ten_falls_are_told_unless_more_are_asked_for(tmp_path: Path) -> None:
+    async def work(history: History) -> None:
+        looks = [whole(n, str(9 - n % 2 * n)) for n in range(24)]
+        moved = (
+            msgspec.structs.replace(each.pools[0].assets[0], update_time=TIME + number)
+            for number, each in enumerate(looks)
+        )
+        await history.extend(
+            (InsuranceSnapshot((InsurancePool(("A",), (asset,)),), each.observed_at), None)
+            for each, asset in zip(looks, moved, strict=True)
+        )
+        for symbol in ("A", None):
+            assert len(await history.drawdowns(symbol, "A0")) == 10
+            assert len(await history.drawdowns(symbol, "A0", limit=None)) == 12
+
+    use(f"sqlite:///{tmp_path}/h.db", work)
+
+
 def test_a_merge_also_copies_from_one_kind_of_store_to_another(
     history_url: str, tmp_path: Path
 ) -> None:

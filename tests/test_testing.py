@@ -298,6 +298,15 @@ def test_an_unmet_fault_is_an_error_at_the_end() -> None:
         pass
 
 
+def test_an_unmet_fault_is_named_in_short() -> None:
+    with (
+        pytest.raises(AssertionError, match="no request met") as caught,
+        run_exchange(faults=[Fault.of_body(b"[" * 1000)]),
+    ):
+        pass
+    assert len(str(caught.value)) < 300
+
+
 def test_an_unmet_fault_hides_no_other_error() -> None:
     def fail() -> None:
         with run_exchange() as exchange:
