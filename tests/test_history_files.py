@@ -186,6 +186,35 @@ def another_user() -> Generator[None]:
             os.seteuid(0)
 
 
+@contextmanager
+def not_to_write(directory: Path) -> Generator[None]:
+    """Be another user, for whom a directory and its files are to be read only."""
+    for each in (directory, *directory.parents):
+        if each.stat().st_uid == os.geteuid() and each != Path("/"):
+            each.chmod(0o755 if each != directory else 0o555)
+    for each in directory.iterdir():
+        each.chmod(0o444)
+    try:
+        with another_user():
+            yield
+    finally:
+        directory.chmod(0o755)
+
+
+def test_what_lies_in_a_log_that_cannot_be_read_is_an_error_and_not_left_out(path: Path) -> None:
+    (alone := path.parent / "alone").mkdir()
+
+    async def leave() -> None:
+        async with open_history(url(path)) as history:
+            await history.append(snapshot(1))
+            for name in ("h.db", "h.db-wal"):
+                shutil.copy(path.parent / name, alone / name)
+
+    run(leave())
+    with not_to_write(alone):
+        run(cannot_open(alone / "h.db", read_only=True))
+
+
 def test_a_file_that_nobody_may_write_can_be_read(path: Path) -> None:
     async def work() -> None:
         async with open_history(url(path), read_only=True) as history:
@@ -193,15 +222,8 @@ def test_a_file_that_nobody_may_write_can_be_read(path: Path) -> None:
         error = await cannot_open(path)
         assert error.retry_after is None
 
-    for each in (path.parent, *path.parent.parents):
-        if each.stat().st_uid == os.geteuid() and each != Path("/"):
-            each.chmod(0o755 if each != path.parent else 0o555)
-    path.chmod(0o444)
-    try:
-        with another_user():
-            run(work())
-    finally:
-        path.parent.chmod(0o755)
+    with not_to_write(path.parent):
+        run(work())
     assert [each.name for each in path.parent.iterdir()] == ["h.db"]
 
 
