@@ -275,6 +275,25 @@ def test_a_backup_takes_the_place_of_an_open_file(path: Path, *, reads: bool) ->
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+def test_a_file_that_comes_with_its_log_keeps_what_is_in_it(path: Path) -> None:
+    other, ready = path.with_name("other.db"), path.with_name("ready.db")
+
+    async def work() -> None:
+        async with open_history(url(other)) as history:
+            await history.append(snapshot(7))
+            for name in ("", "-wal"):
+                shutil.copy(f"{other}{name}", f"{ready}{name}")
+        async with open_history(url(path)) as history:
+            await history.append(snapshot(0))
+            for name in ("", "-wal"):
+                shutil.move(f"{ready}{name}", f"{path}{name}")
+            await history.append(snapshot(8))
+            assert await numbers(history) == [7, 8]
+        assert await kept(path) == [7, 8]
+
+    run(work())
+
+
 @pytest.mark.parametrize("reads", [False, True], ids=["appends alone", "reads too"])
 def test_a_file_that_is_moved_without_its_log_has_what_was_acknowledged(
     path: Path, *, reads: bool
