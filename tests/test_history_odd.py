@@ -404,6 +404,24 @@ def test_an_export_has_what_was_updated_at_0_and_before(ending: str, tmp_path: P
 
 
 @EACH_STORE
+@pytest.mark.parametrize("updated", [10**18, -(10**18)])
+def test_a_series_has_whatever_update_time_the_exchange_reports(
+    updated: int, history_url: str
+) -> None:
+    async def work(history: History) -> None:
+        held = AssetBalance("USDT", Decimal(1), updated)
+        given = whole(0, InsurancePool(("A",), (held,)))
+        await history.append(given)
+        assert await history.latest() == given
+        (point,) = (await history.series("A", "USDT")).points
+        assert point.update_time == updated
+        bounded = await history.series("A", "USDT", start=after(-1), end=after(1))
+        assert bounded.points == ()
+
+    use(history_url, work)
+
+
+@EACH_STORE
 def test_half_a_millisecond_before_an_observation_nothing_of_it_is_known(history_url: str) -> None:
     async def work(history: History) -> None:
         old, new = whole(10, pool("A", "1")), whole(20.0005, pool("A", "2", 15))

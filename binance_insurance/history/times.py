@@ -45,8 +45,8 @@ def milliseconds(time: int) -> int:
 
 
 def first_millisecond(time: int) -> int:
-    """Return the first whole millisecond at or after a time in microseconds."""
-    return -(-time // 1000)
+    """Return the first whole millisecond at or after a time in microseconds; of forever, that."""
+    return time if abs(time) == FOREVER else -(-time // 1000)
 
 
 def next_second(time: int) -> int:
