@@ -63,7 +63,7 @@ EXACT = [
 
 
 def test_balances_come_back_exactly(history_url: str) -> None:
-    symbols = ("币安人生USDT", "BTCUSDT_250627", "A B", "50%USDT")
+    symbols = ("币安人生USDT", "BTCUSDT_250627", "A B", "50%USDT", "E%20F")
 
     async def work(history: History) -> None:
         given = whole(0, *EXACT, symbols=symbols)
@@ -158,6 +158,16 @@ def test_what_is_wrong_is_a_value_error_and_changes_nothing(
             await wrong(history)
         assert await history.latest() is None
         assert (await history.info()).values == 0
+
+    use(f"sqlite:///{tmp_path}/h.db", work)
+
+
+def test_an_error_says_which_snapshots_a_history_takes(tmp_path: Path) -> None:
+    async def work(history: History) -> None:
+        with pytest.raises(ValueError, match="whole snapshots only, and this is part of the pools"):
+            await history.append(InsuranceSnapshot(whole(0).pools, START, False))
+        with pytest.raises(ValueError, match="whole snapshots only, and this is an empty one"):
+            await history.append(InsuranceSnapshot((), START))
 
     use(f"sqlite:///{tmp_path}/h.db", work)
 

@@ -115,6 +115,10 @@ CASES = {
         looks=(look(0, "A: 12.50@0"), look(60, "A: 12.5@0"), look(120, "A: 125E-1@0")),
         points=("12.5@0 seen 0",),
     ),
+    "there is one zero": Case(
+        looks=(look(0, "A: 0@0"), look(60, "A: -0.0@0"), look(120, "A: 0E-8@0")),
+        points=("0@0 seen 0",),
+    ),
     "an observation counts until the end of its second": Case(
         looks=(
             look(0, "A B: 9@0.999"),

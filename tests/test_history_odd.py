@@ -302,6 +302,18 @@ def test_two_pools_of_the_same_symbols_count_once_in_every_total(
 
 
 @EACH_STORE
+def test_two_pools_of_the_same_symbols_hold_the_assets_of_both(history_url: str) -> None:
+    async def work(history: History) -> None:
+        other = InsurancePool(("B", "A"), (AssetBalance("BTC", Decimal(2), 0),))
+        await history.append(whole(0, pool("A B", "1"), other))
+        latest = await history.latest()
+        assert latest is not None
+        assert latest.totals() == {"USDT": 1, "BTC": 2}
+
+    use(history_url, work)
+
+
+@EACH_STORE
 @pytest.mark.parametrize("first", [0, 1], ids=["as the alphabet has them", "the other way"])
 def test_the_order_of_two_pools_that_name_a_symbol_changes_no_answer(
     first: int, history_url: str

@@ -137,6 +137,9 @@ def test_a_label_is_one_short_line_without_mathematics() -> None:
     ax = plot_snapshot(snapshot(odd, long), "USDT")
     assert [label for label, _ in bars(ax)] == [r"A\n$x^2$\x1b[31m", "L" * 36 + "…"]
     assert r"<!-- A\n$x^2$\x1b[31m -->" in rendered(ax)
+    no_formula = InsurancePool(("$_{$",), make_pool("A", **{"$_{$": "1"}).assets)
+    ax = plot_snapshot(snapshot(no_formula), "$_{$")
+    assert rendered(ax).count("<!-- $_{$ -->") == 2
     wide = InsurancePool(("\u26a1" * 20,), odd.assets)  # letters of two columns
     assert bars(plot_snapshot(snapshot(wide), "USDT"))[0][0] == "\u26a1" * 18 + "…"
 
