@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -363,6 +364,33 @@ def test_of_several_orders_the_answer_is_the_same_whichever_came_first(
             assert await history.latest() == await second.latest()
 
     use(history_url, work)
+
+
+def test_two_layouts_of_one_moment_have_one_order_whichever_came_first(tmp_path: Path) -> None:
+    one, other = (pool("A B", "1"),), (pool("A", "1"), pool("B", "2"))
+
+    looks = [
+        [whole(at, *pools) for at, pools in zip(seconds, three, strict=True)]
+        for seconds in ((0, 0, 60), (0, 60, 60))
+        for three in product((one, other), repeat=3)
+        if len({pools for at, pools in zip(seconds, three, strict=True) if at == seconds[1]}) == 2
+    ]
+
+    async def said(number: int, order: Sequence[InsuranceSnapshot], *, at_once: bool) -> object:
+        async with open_history(f"sqlite:///{tmp_path}/{number}.db") as history:
+            if at_once:
+                await history.extend([(each, None) for each in order])
+            for each in order:
+                await history.append(each)
+            return await history.series("A", "USDT")
+
+    async def work() -> None:
+        for number, three in enumerate(looks):
+            told = await said(3 * number, three, at_once=True)
+            assert await said(3 * number + 1, three, at_once=False) == told
+            assert await said(3 * number + 2, three[::-1], at_once=False) == told
+
+    asyncio.run(asyncio.wait_for(work(), 20))
 
 
 @EACH_STORE
