@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -369,12 +368,10 @@ def test_of_several_orders_the_answer_is_the_same_whichever_came_first(
 def test_two_layouts_of_one_moment_have_one_order_whichever_came_first(tmp_path: Path) -> None:
     one, other = (pool("A B", "1"),), (pool("A", "1"), pool("B", "2"))
 
-    looks = [
-        [whole(at, *pools) for at, pools in zip(seconds, three, strict=True)]
-        for seconds in ((0, 0, 60), (0, 60, 60))
-        for three in product((one, other), repeat=3)
-        if len({pools for at, pools in zip(seconds, three, strict=True) if at == seconds[1]}) == 2
-    ]
+    looks: list[list[InsuranceSnapshot]] = []
+    for third in (one, other):
+        looks.append([whole(0, *one), whole(0, *other), whole(60, *third)])
+        looks.append([whole(0, *third), whole(60, *one), whole(60, *other)])
 
     async def said(number: int, order: Sequence[InsuranceSnapshot], *, at_once: bool) -> object:
         async with open_history(f"sqlite:///{tmp_path}/{number}.db") as history:

@@ -499,6 +499,27 @@ def test_an_address_of_version_6_stands_in_brackets() -> None:
     assert repr(history) == "<History PostgreSQL at ::1, database base>"
 
 
+def test_a_closed_history_has_no_session_left(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'binance-insurance'"
+    query += f" AND datname = '{base(postgres_url)}'"
+
+    async def work() -> None:
+        async with postgres_server.connected("postgres") as connection:
+            async with open_history(postgres_url) as history:
+                await history.append(snapshot(0))
+                await history.latest()
+                assert await connection.fetchval(query) == 2
+            for _ in range(100):
+                if not await connection.fetchval(query):
+                    return
+                await asyncio.sleep(0.01)
+            pytest.fail("a session is left")
+
+    asyncio.run(work())
+
+
 def test_more_rows_than_one_insertion_takes_are_all_there(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
