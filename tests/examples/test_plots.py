@@ -22,7 +22,12 @@ from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, fontManager
 
-from binance_insurance import AssetNotHeldError, InsurancePool, InsuranceSnapshot
+from binance_insurance import (
+    AssetBalance,
+    AssetNotHeldError,
+    InsurancePool,
+    InsuranceSnapshot,
+)
 from binance_insurance.history import Gap, Point, Regrouping, Series
 from binance_insurance.plots import plot_series, plot_snapshot
 from binance_insurance.testing import make_pool
@@ -137,7 +142,7 @@ def test_a_label_is_one_short_line_without_mathematics() -> None:
     ax = plot_snapshot(snapshot(odd, long), "USDT")
     assert [label for label, _ in bars(ax)] == [r"A\n$x^2$\x1b[31m", "L" * 36 + "…"]
     assert r"<!-- A\n$x^2$\x1b[31m -->" in rendered(ax)
-    no_formula = InsurancePool(("$_{$",), make_pool("A", **{"$_{$": "1"}).assets)
+    no_formula = InsurancePool(("$_{$",), (AssetBalance("$_{$", Decimal(1), 0),))
     ax = plot_snapshot(snapshot(no_formula), "$_{$")
     assert rendered(ax).count("<!-- $_{$ -->") == 2
     wide = InsurancePool(("\u26a1" * 20,), odd.assets)  # letters of two columns
