@@ -262,6 +262,14 @@ def test_changes_are_sorted_and_say_from_when_to_when(url: str) -> None:
     ]
 
 
+def test_once_waits_for_an_outage_of_seconds(tmp_path: Path) -> None:
+    with exchange_in_a_thread() as exchange:
+        exchange.inject(*[Fault.of_status(503)] * 4)
+        url = f"sqlite:///{tmp_path / 'h.db'}"
+        written = printed("record", url, "--once", "--base-url", exchange.url)
+    assert written.endswith("3 pools, 6 new values\n")
+
+
 def test_once_is_for_cron(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'h.db'}"
     with exchange_in_a_thread() as exchange:

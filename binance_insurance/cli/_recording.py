@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._retry import RetryPolicy
 from ..errors import StoreError
 from ..history import open_history
 from ..history.reading import read_extent
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 _LOOK = 0.5  # seconds between two looks whether observations go on
 _TIMEOUT = 60.0  # seconds for one snapshot
+# With --once nothing looks again before the next run of cron, so an outage of some seconds is
+# waited for: nine retries, about 18 s.
+_PATIENT = RetryPolicy(max_attempts=10)
 
 
 def record(
@@ -61,8 +65,9 @@ def record(
     async def work(client: InsuranceClient) -> None:
         await (_once if once else _record)(client, url, seconds)
 
+    retry = _PATIENT if once else RetryPolicy()
     run_command(
-        with_client(work, base_url_of(context, base_url), budget, local),
+        with_client(work, base_url_of(context, base_url), budget, local, retry),
         ends_with_signals=not once,
     )
 

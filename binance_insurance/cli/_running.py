@@ -13,6 +13,7 @@ from urllib.parse import quote
 import typer
 from platformdirs import user_state_path
 
+from .._retry import RetryPolicy
 from ..budget import create_budget
 from ..client import InsuranceClient
 from ..errors import InsuranceError
@@ -87,6 +88,7 @@ async def with_client(
     base_url: str,
     budget_url: str | None,
     scenario: Scenario | None,
+    retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - it is immutable
 ) -> None:
     """Run a command against the exchange, or against a local one started for it."""
     async with AsyncExitStack() as stack:
@@ -96,7 +98,8 @@ async def with_client(
         with usage_errors():
             budget = create_budget(budget_url or _own_budget())
             stack.push_async_callback(budget.aclose)
-            client = await stack.enter_async_context(InsuranceClient(base_url, budget=budget))
+            client = InsuranceClient(base_url, budget=budget, retry=retry)
+            await stack.enter_async_context(client)
             with outages_said():
                 await show(client)
 
