@@ -17,7 +17,7 @@ from ._options import (
     base_url_of,
     local_scenario,
 )
-from ._running import fail_to_listen, run_command, with_client
+from ._running import authority, fail_to_listen, run_command, with_client
 from ._streams import say
 from ._watching import next_update
 
@@ -80,8 +80,7 @@ async def _served(collector: InsuranceCollector, host: str, port: int) -> AsyncG
     except OSError as error:
         fail_to_listen(host, port, error)
     try:
-        shown = f"[{host}]" if ":" in host else host
-        yield f"http://{shown}:{server.server_port}/metrics"
+        yield f"http://{authority(host, server.server_port)}/metrics"
     finally:
         # In a thread, because a scrape may wait for this loop meanwhile.
         await asyncio.to_thread(server.shutdown)

@@ -119,13 +119,17 @@ def fail(message: str, code: int) -> Never:
     raise typer.Exit(code)
 
 
+def authority(host: str, port: int) -> str:
+    """Return a host and a port as URLs have them, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def fail_to_listen(host: str, port: int, error: OSError) -> Never:
     """Say why a command cannot listen on a host and port, and exit."""
-    shown = f"[{host}]" if ":" in host else host
     # asyncio repeats the address in the text of such an error; those of name servers are negative.
     number = error.errno or 0
     reason = os.strerror(number) if number > 0 else error.strerror or error
-    fail(f"cannot listen on {shown}:{port}: {reason}", NETWORK)
+    fail(f"cannot listen on {authority(host, port)}: {reason}", NETWORK)
 
 
 def _own_budget() -> str:
