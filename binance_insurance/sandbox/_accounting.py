@@ -41,6 +41,11 @@ class SeenRequest(Struct, frozen=True):
     method: str = "GET"
 
 
+def _check_whole(rule: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{rule}, at least {least}, not {value!r}")
+
+
 class Interval(Struct, frozen=True):
     """The length of a window in the exchange's words: a number of units."""
 
@@ -50,9 +55,7 @@ class Interval(Struct, frozen=True):
     @classmethod
     def of(cls, seconds: int) -> Self:
         """Say a whole number of seconds in the largest unit that fits."""
-        whole = isinstance(seconds, int)  # pyright: ignore[reportUnnecessaryIsInstance]
-        if not whole or seconds < 1:
-            raise ValueError(f"interval is a whole number of seconds, at least 1, not {seconds!r}")
+        _check_whole("interval is a whole number of seconds", seconds, 1)
         size = max(unit for unit in _UNITS if seconds % unit == 0)
         return cls(seconds // size, _UNITS[size])
 
@@ -119,9 +122,7 @@ class Accounting:
 
     def spend_elsewhere(self, weight: int, now: float) -> None:
         """Count weight that another client on the same IP has spent."""
-        whole = isinstance(weight, int)  # pyright: ignore[reportUnnecessaryIsInstance]
-        if not whole or weight < 0:
-            raise ValueError(f"weight is a whole number, at least 0, not {weight!r}")
+        _check_whole("weight is a whole number", weight, 0)
         self.used_weight(now)
         self._counted += weight
 
