@@ -122,7 +122,8 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
     A connection that may only read leaves the files of an empty log behind, and one that may write
     clears a log, or a journal, away that is not empty.
     """
-    left = any(map(_has_content, (*logs(path)[:1], Path(f"{path.resolve()}-journal"))))
+    real = path.resolve()
+    left = any(_has_content(Path(f"{real}-{each}")) for each in ("wal", "journal"))
     connection = _connect(path, "ro" if left else "rw")
     try:
         connection.execute("PRAGMA query_only = ON")
