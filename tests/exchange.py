@@ -12,6 +12,11 @@ from binance_insurance import InsurancePool
 from binance_insurance.sandbox import Sandbox, Scenario
 
 
+def offset_to_begin(interval: int = 60) -> float:
+    """Return the clock offset with which a window of an exchange begins now."""
+    return -time.time() % interval
+
+
 @contextmanager
 def exchange_in_a_thread(
     scenario: Scenario | Sequence[InsurancePool] | None = None,
@@ -27,7 +32,7 @@ def exchange_in_a_thread(
         scenario or "documented",
         limit=limit,
         interval=interval,
-        clock_offset=-time.time() % interval,
+        clock_offset=offset_to_begin(interval),
     )
     loop = asyncio.new_event_loop()
     started, done = threading.Event(), asyncio.Event()

@@ -129,31 +129,13 @@ def test_what_is_read_only_makes_and_writes_nothing(path: Path, tmp_path: Path) 
     assert not missing.parent.exists()
 
 
-def test_what_is_read_only_leaves_the_log_of_a_killed_process_also_behind_a_link(
-    path: Path, tmp_path: Path
+@pytest.mark.parametrize("linked", [False, True], ids=["a file", "a link to it"])
+def test_what_is_read_only_leaves_the_log_that_a_killed_process_left(
+    linked: bool, path: Path, tmp_path: Path
 ) -> None:
-    real, link = tmp_path / "real.db", tmp_path / "link.db"
-    link.symlink_to(real.name)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE observation SET begins = begins")
-        connection.commit()
-        log = Path(f"{path}-wal").read_bytes()  # which the last one to close takes away
-        real.write_bytes(path.read_bytes())
-    Path(f"{real}-wal").write_bytes(log)
-
-    async def work() -> None:
-        async with open_history(url(link), read_only=True) as history:
-            assert await history.latest() == snapshot(0)
-            assert (await history.info()).size > len(log)
-
-    before = real.read_bytes()
-    run(work())
-    assert real.read_bytes() == before
-    assert Path(f"{real}-wal").read_bytes() == log
-
-
-def test_what_is_read_only_leaves_the_log_that_a_killed_process_left(path: Path) -> None:
-    left = path.with_name("left.db")
+    left, link = tmp_path / "left.db", tmp_path / "link.db"
+    link.symlink_to(left.name)
+    files = left, Path(f"{left}-wal")
 
     async def leave() -> None:
         async with open_history(url(path)) as history:
@@ -162,11 +144,11 @@ def test_what_is_read_only_leaves_the_log_that_a_killed_process_left(path: Path)
                 shutil.copy(f"{path}{name}", f"{left}{name}")
 
     async def read() -> None:
-        async with open_history(url(left), read_only=True) as history:
+        async with open_history(url(link if linked else left), read_only=True) as history:
             assert await history.latest() == snapshot(1)
+            assert (await history.info()).size > len(before[1])
 
     run(leave())
-    files = left, Path(f"{left}-wal")
     before = [each.read_bytes() for each in files]
     assert all(before)
     run(read())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -28,6 +27,7 @@ from binance_insurance.errors import InsuranceError
 from binance_insurance.metrics import InsuranceCollector
 from binance_insurance.sandbox import Fault, Sandbox
 
+from .exchange import offset_to_begin
 from .scripts import script
 
 PREFIX = "binance_insurance_"
@@ -206,9 +206,8 @@ class Own:
 
 def test_a_scrape_from_a_thread_reads_the_budget_in_its_event_loop() -> None:
     async def main(budget: Threads, given: WeightBudget) -> Iterator[int]:
-        begun = -time.time() % 60  # a window begins with it
         async with (
-            Sandbox(clock_offset=begun) as exchange,
+            Sandbox(clock_offset=offset_to_begin()) as exchange,
             InsuranceClient(exchange.url, budget=given) as client,
         ):
             await client.fetch_pool("BTCUSDT")

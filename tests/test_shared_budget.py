@@ -38,7 +38,7 @@ from binance_insurance.cli._app import app
 from binance_insurance.sandbox import Fault, Sandbox
 
 from .conftest import IN_CAMPAIGN, SERVERS, StartServer
-from .exchange import exchange_in_a_thread
+from .exchange import exchange_in_a_thread, offset_to_begin
 from .scripts import script
 
 START = 1_790_000_000  # a window of 4 s begins
@@ -547,7 +547,7 @@ def test_the_state_shows_the_awaited_call(
 
     async def test() -> None:
         async with (
-            Sandbox(limit=100, clock_offset=-time.time() % 60) as exchange,  # a window begins
+            Sandbox(limit=100, clock_offset=offset_to_begin()) as exchange,
             create_budget(url, 100, reserve=10, group=uuid4().hex) as budget,
             InsuranceClient(exchange.url, budget=budget) as client,
         ):
