@@ -113,6 +113,14 @@ class Place:
             for end in ("", "-wal", "-shm"):
                 Path(f"{self.path}{end}").unlink(missing_ok=True)
         else:
+            self.empty()
+
+    def empty(self) -> None:
+        """Let the store lose it in one step; what goes with its file may be written down twice."""
+        if self.kind == "sqlite":
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute("DELETE FROM budget")
+        else:
             with closing(redis.Redis.from_url(self.server)) as client:  # pyright: ignore[reportUnknownMemberType]
                 for key in self._keys(client):
                     client.delete(key)
@@ -280,12 +288,14 @@ async def refused(budget: WeightBudget) -> IPBannedError:
 def test_a_ban_that_is_asked_about_costs_one_look_a_second(place: Place) -> None:
     async def test() -> None:
         async with place.open() as one:
-            one.settle(await one.acquire(), place.report(1, 418, retry_after=60.0))
+            banned = await one.acquire()
+            one.settle(banned, place.report(1, 418, retry_after=60.0))
+            await one.recorded(banned)
             written, began = 0, time.monotonic()
             while written < 2 or time.monotonic() < began + 1.6:
                 if place.writes():
                     written += 1
-                    place.lose()
+                    place.empty()
                 await refused(one)
                 await asyncio.sleep(0.01)
             passed = time.monotonic() - began
