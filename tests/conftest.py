@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -53,6 +54,12 @@ class VirtualTimeLoop(LoopTimeEventLoop, asyncio.SelectorEventLoop):
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Let every coroutine test and its fixtures run in virtual time."""
     return {"virtual": VirtualTimeLoop}
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests run; a shell that starts them in the background ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

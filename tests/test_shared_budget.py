@@ -176,24 +176,28 @@ def url_of(kind: str, tmp_path: Path, servers: StartServer) -> str:
     return local.get(kind) or servers(SERVER).url
 
 
-async def spend(budget: WeightBudget, place: Place, used: int, weight: int = 1) -> None:
-    """Send a request and get its answer."""
-    budget.settle(await budget.acquire(weight), place.report(used))
+async def spend(
+    budget: WeightBudget, place: Place, used: int, weight: int = 1, **more: Any
+) -> None:
+    """Send a request, get its answer, and let the other processes know."""
+    async with budget.spend(weight) as spending:
+        spending.settle(place.report(used, **more))
 
 
 async def is_sent(budget: WeightBudget, weight: int = 1, within: float = 0.3) -> bool:
     """Whether a request leaves within some seconds of real time."""
     try:
         async with asyncio.timeout(within):
-            budget.release(await budget.acquire(weight))
+            lease = await budget.acquire(weight)
     except TimeoutError:
         return False
+    budget.release(lease)
+    await budget.recorded(lease)
     return True
 
 
 async def next_window(place: Place) -> None:
     """Wait for the exchange's next window; Redis has a clock that cannot be moved on."""
-    await asyncio.sleep(0.05)  # until all is written down
     now = place.begun + place.clocks.passed
     seconds = (now // 4 + 1) * 4 + 1.2 - now  # it is known to the second
     if place.kind == "sqlite":
@@ -288,9 +292,7 @@ async def refused(budget: WeightBudget) -> IPBannedError:
 def test_a_ban_that_is_asked_about_costs_one_look_a_second(place: Place) -> None:
     async def test() -> None:
         async with place.open() as one:
-            banned = await one.acquire()
-            one.settle(banned, place.report(1, 418, retry_after=60.0))
-            await one.recorded(banned)
+            await spend(one, place, 1, status=418, retry_after=60.0)
             written, began = 0, time.monotonic()
             while written < 2 or time.monotonic() < began + 1.6:
                 if place.writes():
@@ -325,8 +327,7 @@ def test_a_refusal_holds_for_windows_of_every_length(place: Place) -> None:
     async def test() -> None:
         async with place.open() as one, place.open(2400, interval=60) as other:
             await spend(other, place, 1)
-            one.settle(await one.acquire(), place.report(60, 429, retry_after=2.0))
-            await asyncio.sleep(0.05)  # until it is written down
+            await spend(one, place, 60, status=429, retry_after=2.0)
             assert not await is_sent(other)
             assert other.state().frozen_until is not None
             async with place.open(100, interval=1) as later:
@@ -464,9 +465,8 @@ def test_the_highest_sum_that_a_process_was_told_survives_whoever_writes_first(
             await spend(a, place, 1)
             for used in range(2, 41):
                 await spend(b, place, used)
-            await asyncio.sleep(0.05)  # until all is written down
             place.lose()
-            a.release(await a.acquire(timeout=1))
+            assert await is_sent(a, within=SOON)
             assert not await is_sent(b), "all of this window is used"
             await next_window(place)
             assert await is_sent(b, within=SOON)
@@ -488,9 +488,8 @@ def test_a_newer_window_that_a_process_knows_survives_too(place: Place) -> None:
             await spend(b, place, 1)  # it knows that a window has begun
             await asyncio.sleep(0.15)
             await spend(b, place, 40)
-            await asyncio.sleep(0.05)  # until all is written down
             place.lose()
-            a.release(await a.acquire(timeout=0.5))
+            assert await is_sent(a, within=0.5)
             assert not await is_sent(b, within=1.2), "nor when the first takes it for begun"
             assert b.state().used_weight == 40
 
