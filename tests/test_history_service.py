@@ -29,7 +29,7 @@ async def service(
     (code,) = (each for name, each in PYTHON.items() if "FastAPI(" in each and "history.md" in name)
     monkeypatch.setenv("BINANCE_INSURANCE_BASE_URL", exchange.url)
     monkeypatch.setenv("HISTORY", f"sqlite:///{path}/h.db")
-    monkeypatch.setenv("EVERY", "0.05")
+    monkeypatch.setenv("EVERY", "0.2")  # its budget is used up after 48 looks
     namespace: dict[str, Any] = {}
     exec(code, namespace)  # noqa: S102 - our own page
     app: FastAPI = namespace["app"]
