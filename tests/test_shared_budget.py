@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from benchmarks.redis_server import RedisServer
 from binance_insurance import (
+    Budget,
     BudgetTimeoutError,
     InsuranceClient,
     IPBannedError,
@@ -176,15 +177,13 @@ def url_of(kind: str, tmp_path: Path, servers: StartServer) -> str:
     return local.get(kind) or servers(SERVER).url
 
 
-async def spend(
-    budget: WeightBudget, place: Place, used: int, weight: int = 1, **more: Any
-) -> None:
+async def spend(budget: Budget, place: Place, used: int, weight: int = 1, **more: Any) -> None:
     """Send a request, get its answer, and let the other processes know."""
     async with budget.spend(weight) as spending:
         spending.settle(place.report(used, **more))
 
 
-async def is_sent(budget: WeightBudget, weight: int = 1, within: float = 0.3) -> bool:
+async def is_sent(budget: Budget, weight: int = 1, within: float = 0.3) -> bool:
     """Whether a request leaves within some seconds of real time."""
     try:
         async with asyncio.timeout(within):
