@@ -35,7 +35,7 @@ class Lease(Struct, eq=False, gc=False):
     reserve: int = 0
 
 
-Kind = Literal["lost", "answered", "lagging", "overtaken"]
+Kind = Literal["lost", "answered", "early", "lagging", "overtaken"]
 COUNTED = ("lagging", "overtaken")  # in the window that was open, so not in the next
 
 
@@ -48,6 +48,7 @@ class Lost(NamedTuple):
         kind: `lost`, or how it was answered, so it has arrived. `lagging` and `overtaken`: the
             answer reported less than the highest sum of its window, after that was known or while
             both were in flight; unless a node lags, the highest sum has what was overtaken.
+            `early`: it reported a sum of `Early`; so the highest of these, if it is this window's.
     """
 
     settled_from: float
@@ -108,15 +109,19 @@ class Ledger(Struct, omit_defaults=True):
         """The unsettled weight of requests without an answer."""
         return self.unsettled - sum(each.weight for each in self.lost if each.kind != "lost")
 
-    def spent_but_overtaken(self) -> int | None:
-        """Return the weight of this window if the highest sum has all that was overtaken.
+    def left_but_overtaken(self, limit: int, reserve: int) -> int | None:
+        """Return the weight that is left if the highest sums have all that they may lack.
 
-        None where no answer was. The answer to the next request settles them.
+        None where no answer was overtaken or early. The answer to the next request settles them.
         """
-        overtaken = sum(each.weight for each in self.lost if each.kind == "overtaken")
-        if not overtaken or self.early.used:
+        overtaken, early = self._answered("overtaken"), self._answered("early")
+        if not overtaken and not early:
             return None
-        return max(self.spent, self.reported + self.unsettled - overtaken)
+        left = limit - reserve - max(self.spent, self.reported + self.unsettled - overtaken)
+        return min(left, limit - self.early.used - self.unsettled + early)
+
+    def _answered(self, kind: Kind) -> int:
+        return sum(each.weight for each in self.lost if each.kind == kind)
 
     def shift(self, by: float) -> None:
         """Express all times by a local clock that shows so many seconds more."""

@@ -158,7 +158,7 @@ class TokenBucket:
         elif lease.window == ledger.window and self._is_of_this_window(date, now):
             self._believe(lease, now, used)
         else:
-            ledger.lose(lease.weight, now, "answered")
+            ledger.lose(lease.weight, now, "early")
             ledger.early = Early(max(ledger.early.used, used), max(ledger.early.at, now))
 
     def observe(self, lease: Lease, now: float, report: Report, *, spread: float) -> None:
@@ -232,9 +232,9 @@ class TokenBucket:
         return start + self.interval if clock.known else None
 
     def _only_overtaken(self, weight: int, reserve: int) -> bool:
-        """Return whether one request may go ahead: only overtaken answers stand in its way."""
-        spent = self.ledger.spent_but_overtaken()
-        return spent is not None and weight <= self.limit - reserve - spent
+        """Return whether one request may go: only overtaken or early answers are in its way."""
+        left = self.ledger.left_but_overtaken(self.limit, reserve)
+        return left is not None and weight <= left
 
     def _start_of(self, exchange_time: float) -> float:
         return exchange_time // self.interval * self.interval
