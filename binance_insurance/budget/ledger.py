@@ -109,18 +109,8 @@ class Ledger(Struct, omit_defaults=True):
         """The unsettled weight of requests without an answer."""
         return self.unsettled - sum(each.weight for each in self.lost if each.kind != "lost")
 
-    def left_but_overtaken(self, limit: int, reserve: int) -> int | None:
-        """Return the weight that is left if the highest sums have all that they may lack.
-
-        None where no answer was overtaken or early. The answer to the next request settles them.
-        """
-        overtaken, early = self._answered("overtaken"), self._answered("early")
-        if not overtaken and not early:
-            return None
-        left = limit - reserve - max(self.spent, self.reported + self.unsettled - overtaken)
-        return min(left, limit - self.early.used - self.unsettled + early)
-
-    def _answered(self, kind: Kind) -> int:
+    def answered(self, kind: Kind) -> int:
+        """Return the unsettled weight that was answered so."""
         return sum(each.weight for each in self.lost if each.kind == kind)
 
     def shift(self, by: float) -> None:

@@ -77,14 +77,14 @@ class TokenBucket:
         if now >= self.ledger.ends_at:
             self._roll_over(now)
 
-    def room(self, reserve: int) -> int:
-        """Return the weight that is left for a reserve; below 0 where others took it since."""
+    def room(self, reserve: int, overtaken: int = 0, early: int = 0) -> int:
+        """Return the weight left, maybe below 0, if so much that was answered is in the sums."""
         ledger = self.ledger
-        spent, counted = ledger.spent, ledger.reported + ledger.unsettled
+        spent, counted = ledger.spent, ledger.reported + ledger.unsettled - overtaken
         # max() would take a tenth of an acquire.
         left = self.limit - reserve - (spent if spent > counted else counted)  # noqa: FURB136
         if ledger.early.used:
-            left = min(left, self.limit - ledger.early.used - ledger.unsettled)
+            left = min(left, self.limit - ledger.early.used - ledger.unsettled + early)
         return left
 
     def take(self, weight: int, now: float, reserve: int) -> Lease | None:
@@ -233,8 +233,8 @@ class TokenBucket:
 
     def _only_overtaken(self, weight: int, reserve: int) -> bool:
         """Return whether one request may go: only overtaken or early answers are in its way."""
-        left = self.ledger.left_but_overtaken(self.limit, reserve)
-        return left is not None and weight <= left
+        overtaken, early = self.ledger.answered("overtaken"), self.ledger.answered("early")
+        return overtaken + early > 0 and weight <= self.room(reserve, overtaken, early)
 
     def _start_of(self, exchange_time: float) -> float:
         return exchange_time // self.interval * self.interval
