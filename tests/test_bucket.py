@@ -104,9 +104,8 @@ class Simulation:
         self.bucket = TokenBucket(settings, Ledger())
         self.unexcused: list[str] = []
         self.most_in_flight = 0  # or lost; not what was answered out of order
-        self.seem_used_up: set[int] = (
-            set()
-        )  # windows, by the sum of the one before and a later date
+        # Windows in whose first moments the sum of the one before came, as high as the limit.
+        self.seem_used_up: set[int] = set()
         self._chance = Random(schedule.seed)
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
